@@ -1,0 +1,1 @@
+"""Composition without torch: episodes, rollouts, evaluation, replay."""

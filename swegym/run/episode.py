@@ -1,0 +1,127 @@
+"""run_episode: the one loop that collection, evaluation, RL and replay share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from datetime import UTC, datetime
+
+from swegym.core.action import AsyncEnv, Observation, StepResult
+from swegym.core.agent import Agent, Decision
+from swegym.core.errors import PolicyError, PromptTooLong, RolloutError, SandboxError, TaskError
+from swegym.core.outcome import Validity
+from swegym.core.task import Task
+from swegym.core.trajectory import Trajectory, Turn
+
+__all__ = ["run_episode"]
+
+
+class _Recorder:
+    """Collects the turns of one episode; the only place where a failed rollout is recorded."""
+
+    def __init__(self, task: Task, env: AsyncEnv, agent: Agent, seed: int | None, group_id: str) -> None:
+        self.started = time.monotonic()
+        self.turns: list[Turn] = []
+        self.first = Observation(text="")
+        self.fields: dict[str, object] = {
+            "episode_id": uuid.uuid4().hex[:16],
+            "task_id": task.task_id,
+            "task_fingerprint": task.fingerprint,
+            "env_id": env.env_id,
+            "group_id": group_id,
+            "seed": seed,
+            "policy": agent.policy_name,
+            "agent": agent.name,
+            "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+
+    def turn(self, decision: Decision, result: StepResult | None) -> None:
+        self.turns.append(
+            Turn(
+                index=len(self.turns),
+                text=decision.text,
+                action=decision.action,
+                format_error=decision.format_error,
+                observation=result.observation if result else None,
+                finish_reason=decision.finish_reason,
+                sampling=decision.sampling,
+                policy_duration_s=round(decision.duration_s, 6),
+                env_duration_s=round(float(result.info.get("duration_s", 0.0)), 6) if result else 0.0,
+                info={k: v for k, v in result.info.items() if k in ("tests", "killed_by", "notices")} if result else {},
+            )
+        )
+
+    def fail(self, error: RolloutError) -> None:
+        validity = Validity.TASK if isinstance(error, TaskError) else Validity.INFRASTRUCTURE
+        self.fields |= {
+            "truncated": True,
+            "end_reason": f"error:{type(error).__name__}",
+            "validity": validity,
+            "validity_reason": str(error),
+        }
+
+    def trajectory(self, agent: Agent, submission: str | None) -> Trajectory:
+        return Trajectory.model_validate(
+            self.fields
+            | {
+                "first_observation": self.first,
+                "turns": tuple(self.turns),
+                "contexts": agent.contexts(),
+                "submission": submission,
+                "duration_s": round(time.monotonic() - self.started, 6),
+            }
+        )
+
+
+async def run_episode(
+    task: Task, env: AsyncEnv, agent: Agent, *, seed: int | None = None, group_id: str = ""
+) -> Trajectory:
+    """Run one episode to its end. It is not graded yet: `outcome` and `rewards` are filled by the grading stage.
+
+    A failure of the sandbox, the engine or the task makes the trajectory invalid and is recorded in it; every other
+    exception, and cancellation, propagates after the env was closed by its owner.
+    """
+    record = _Recorder(task, env, agent, seed, group_id)
+    submission: str | None = None
+    deadline = asyncio.timeout(None)
+    try:
+        async with deadline:
+            record.first, info = await env.start(task, seed=seed)
+            record.fields["sandbox"] = str(info.get("sandbox", ""))
+            deadline.reschedule(asyncio.get_running_loop().time() + task.limits.episode_timeout_s)
+            agent.begin(task, record.first, episode_id=str(record.fields["episode_id"]), seed=seed)
+            await _loop(record, env, agent)
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        record.fields |= {"truncated": True, "end_reason": "episode_timeout"}
+    except PromptTooLong:
+        record.fields |= {"truncated": True, "end_reason": "context_limit"}
+    except (SandboxError, PolicyError, TaskError) as error:
+        record.fail(error)
+    if "validity" not in record.fields:
+        try:
+            submission = await env.submission()
+        except (SandboxError, TaskError) as error:
+            record.fail(error)
+    return record.trajectory(agent, submission)
+
+
+async def _loop(record: _Recorder, env: AsyncEnv, agent: Agent) -> None:
+    while True:
+        decision = await agent.decide()
+        if decision.stop_reason:
+            record.turn(decision, None)
+            record.fields |= {"truncated": True, "end_reason": decision.stop_reason}
+            return
+        result = await env.act(decision.action, error=decision.format_error)
+        record.turn(decision, result)
+        if result.terminated or result.truncated:
+            record.fields |= {
+                "terminated": result.terminated,
+                "truncated": result.truncated,
+                "end_reason": str(result.info.get("end_reason", "submitted")),
+            }
+            return
+        agent.observe(result.observation)
