@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
+from types import FrameType
+
+
+def _as_interrupt(signal_number: int, frame: FrameType | None) -> None:
+    """A polite kill ends like Ctrl-C, so that sandboxes and actors are closed as well."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The error inside (nested) exception groups, as task groups raise them."""
+    return _first_cause(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _say(line: object) -> None:
+    sys.stderr.write(f"swegym: {line}\n")
 
 
 def main() -> None:
@@ -11,19 +28,27 @@ def main() -> None:
     from swegym.cli import app
     from swegym.core.errors import SwegymError
 
+    signal.signal(signal.SIGTERM, _as_interrupt)
     try:
         app()
-    except SwegymError as error:
-        if os.environ.get("SWEGYM_DEBUG"):
+    except SystemExit as ended:
+        if ended.code == 130:
+            _say("interrupted; what was finished is kept")
+        raise
+    except (Exception, BaseExceptionGroup) as error:
+        cause = _first_cause(error)
+        if isinstance(cause, KeyboardInterrupt):
+            _say("interrupted; what was finished is kept")
+            sys.exit(130)
+        if os.environ.get("SWEGYM_DEBUG") or not isinstance(cause, SwegymError | OSError):
             raise
-        sys.stderr.write(f"swegym: {error}\n")
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # `swegym ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except KeyboardInterrupt:
-        sys.stderr.write("swegym: interrupted; what was finished is kept\n")
-        sys.exit(130)
+        if isinstance(cause, SwegymError):
+            _say(cause)
+            sys.exit(cause.exit_code)
+        if cause.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        _say(f"{cause.strerror}: {cause.filename or 'the run folder or a temporary folder'}; what was finished is kept")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
+from swegym.core.action import ToolSpec
 from swegym.core.records import Record
 
 __all__ = ["Completion", "FinishReason", "Message", "Policy", "PolicyRequest", "SamplingParams", "Tokenizer"]
@@ -41,6 +42,8 @@ class PolicyRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     episode_id: str = ""
     turn: int = 0
+    tools: tuple[ToolSpec, ...] = ()
+    """Tools of the episode, for endpoints with function calls."""
 
 
 @dataclass(frozen=True, slots=True)

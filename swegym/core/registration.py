@@ -28,6 +28,8 @@ def register(env_id: str, *, taskset: str, replace: bool = False, **options: Any
     """
     if env_id in gymnasium.registry and not replace:
         raise ConfigError(f"environment {env_id!r} is registered already; pass replace=True to replace it")
+    if replace:
+        gymnasium.registry.pop(env_id, None)  # registering over an id would warn
     try:
         gymnasium.register(
             env_id, entry_point=SWE_ENV_ENTRY_POINT, kwargs={"env_id": env_id, "taskset": taskset, **options}
@@ -36,5 +38,7 @@ def register(env_id: str, *, taskset: str, replace: bool = False, **options: Any
         raise ConfigError(f"cannot register {env_id!r}: {error}; an id looks like `name/Env-v0`") from None
 
 
-if "swegym/Tiny-v0" not in gymnasium.registry:
-    register("swegym/Tiny-v0", taskset="tiny")
+# `gymnasium.make("swegym/Swe-v0", taskset=...)` is any task set without registering it first.
+for _env_id in ("swegym/Swe-v0", "swegym/Tiny-v0"):
+    if _env_id not in gymnasium.registry:
+        register(_env_id, taskset="tiny")

@@ -71,9 +71,9 @@ class RunFolder:
             ConfigError: the folder exists and is not empty, or cannot be made.
         """
         folder = Path(path)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"run folder {folder} exists already; choose another with --run or remove it")
         try:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise ConfigError(f"run folder {folder} exists already; choose another with --run or remove it")
             folder.mkdir(parents=True, exist_ok=True)
             run = cls(folder)
             write_atomically(folder / "config.json", config.model_dump_json(indent=2) if config else "{}")
@@ -94,15 +94,21 @@ class RunFolder:
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        line = json.dumps({"step": step, "time": round(time.time(), 3), **metrics})
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(line + "\n")
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **metrics}) + "\n"
+        with (self.path / "metrics.jsonl").open("ab+") as file:
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                line = "\n" + line  # a killed process left half a line
+            file.write(line.encode())
 
     def metrics(self) -> Iterator[dict[str, Any]]:
+        """Rows in the order logged; a line that a killed process left torn is passed over."""
         path = self.path / "metrics.jsonl"
         if path.is_file():
             for line in path.read_text().splitlines():
-                yield json.loads(line)
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # torn: the process was killed while it wrote
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Coroutine
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from swegym.core.action import AsyncEnv, Observation, StepResult
 from swegym.core.agent import Agent, Decision
@@ -14,7 +16,13 @@ from swegym.core.outcome import Validity
 from swegym.core.task import Task
 from swegym.core.trajectory import Trajectory, Turn
 
+T = TypeVar("T")
 __all__ = ["run_episode"]
+
+START_TIMEOUT_S = 1800.0
+"""Wall time of a reset: it may build an image or install dependencies."""
+SUBMISSION_TIMEOUT_S = 300.0
+"""Wall time of taking the work tree's diff."""
 
 
 class _Recorder:
@@ -24,6 +32,7 @@ class _Recorder:
         self.started = time.monotonic()
         self.turns: list[Turn] = []
         self.first = Observation(text="")
+        self.has_begun = False
         self.fields: dict[str, object] = {
             "episode_id": uuid.uuid4().hex[:16],
             "task_id": task.task_id,
@@ -67,7 +76,7 @@ class _Recorder:
             | {
                 "first_observation": self.first,
                 "turns": tuple(self.turns),
-                "contexts": agent.contexts(),
+                "contexts": agent.contexts() if self.has_begun else (),  # else they are another episode's
                 "submission": submission,
                 "duration_s": round(time.monotonic() - self.started, 6),
             }
@@ -87,10 +96,11 @@ async def run_episode(
     deadline = asyncio.timeout(None)
     try:
         async with deadline:
-            record.first, info = await env.start(task, seed=seed)
+            record.first, info = await _within(START_TIMEOUT_S, "the reset", env.start(task, seed=seed))
             record.fields["sandbox"] = str(info.get("sandbox", ""))
             deadline.reschedule(asyncio.get_running_loop().time() + task.limits.episode_timeout_s)
             agent.begin(task, record.first, episode_id=str(record.fields["episode_id"]), seed=seed)
+            record.has_begun = True
             await _loop(record, env, agent)
     except TimeoutError:
         if not deadline.expired():
@@ -102,10 +112,22 @@ async def run_episode(
         record.fail(error)
     if "validity" not in record.fields:
         try:
-            submission = await env.submission()
+            submission = await _within(SUBMISSION_TIMEOUT_S, "taking the diff", env.submission())
         except (SandboxError, TaskError) as error:
             record.fail(error)
     return record.trajectory(agent, submission)
+
+
+async def _within(timeout_s: float, what: str, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Bound a call that has no limit of its own, so that no slot hangs for ever."""
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            return await coroutine
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise SandboxError(f"{what} took longer than {timeout_s:g} s") from error
 
 
 async def _loop(record: _Recorder, env: AsyncEnv, agent: Agent) -> None:

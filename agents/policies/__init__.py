@@ -1,0 +1,1 @@
+"""Policies without torch: scripted, oracle, replay, human and OpenAI-compatible endpoints."""

@@ -1,0 +1,1 @@
+"""Three small modules that exist to be broken and mended."""

@@ -1,0 +1,89 @@
+"""The bubblewrap command line of a local sandbox: what of the host is visible, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from swegym.core.sandbox import SandboxSpec
+from swegym.envs.sandboxes.base import DEPENDENCIES_PATH, base_environment
+
+__all__ = ["HOME_PATH", "Mounts", "bwrap_arguments", "write_etc"]
+
+HOME_PATH = "/home/sandbox"
+_HOST_ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "mime.types", "protocols", "services")
+_OWN_ETC = {
+    "passwd": f"root:x:0:0:root:{HOME_PATH}:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    "group": "root:x:0:\nnogroup:x:65534:\n",
+    "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mounts:
+    """Host folders of one sandbox."""
+
+    workdir: str
+    """Upper layer of the workspace's overlay, or the whole of the work tree when `work` is None."""
+    work: str | None
+    """Overlay's work folder."""
+    tmp: str
+    home: str
+    etc: str
+    """Holds the files that `write_etc` wrote."""
+
+
+def write_etc(folder: Path) -> None:
+    """The few files of /etc that must not be the host's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in _OWN_ETC.items():
+        (folder / name).write_text(text)
+
+
+def bwrap_arguments(bwrap_path: str, spec: SandboxSpec, mounts: Mounts, *, user_namespace: bool) -> list[str]:
+    """Argument vector up to and including `--`."""
+    arguments = [bwrap_path, "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL"]
+    arguments += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "sandbox"]
+    if user_namespace:
+        arguments += ["--unshare-user", "--uid", "0", "--gid", "0", "--disable-userns"]
+    if not spec.network:
+        arguments += ["--unshare-net"]
+    arguments += [*_system(spec.network), "--proc", "/proc", "--dev", "/dev"]
+    arguments += ["--bind", mounts.tmp, "/tmp", "--symlink", "/tmp", "/var/tmp", "--bind", mounts.home, HOME_PATH]
+    for name in _OWN_ETC:
+        arguments += ["--ro-bind", f"{mounts.etc}/{name}", f"/etc/{name}"]
+    path = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+    if not sys.base_prefix.startswith("/usr"):
+        arguments += ["--ro-bind", sys.base_prefix, sys.base_prefix]
+        path.insert(0, f"{sys.base_prefix}/bin")
+    if spec.workspace is not None and mounts.work is not None:
+        arguments += ["--overlay-src", spec.workspace, "--overlay", mounts.workdir, mounts.work, spec.workdir]
+    else:
+        arguments += ["--bind", mounts.workdir, spec.workdir]
+    if spec.dependencies is not None:
+        arguments += ["--ro-bind", spec.dependencies, DEPENDENCIES_PATH]
+    arguments += ["--remount-ro", "/", "--clearenv"]
+    environment = {"PATH": ":".join(path), "HOME": HOME_PATH, "USER": "root"} | base_environment(spec)
+    for key, value in environment.items():
+        arguments += ["--setenv", key, value]
+    return [*arguments, "--chdir", spec.workdir, "--"]
+
+
+def _system(network: bool) -> list[str]:
+    """Programs and libraries, read-only; /bin and its like are links or folders as on the host."""
+    arguments = ["--ro-bind", "/usr", "/usr"]
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"):
+        path = Path(name)
+        if path.is_symlink():
+            arguments += ["--symlink", str(path.readlink()), name]
+        elif path.is_dir():
+            arguments += ["--ro-bind", name, name]
+    for name in _HOST_ETC:
+        arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    if network:
+        resolver = os.path.realpath("/etc/resolv.conf")
+        arguments += ["--ro-bind-try", resolver, "/etc/resolv.conf", "--ro-bind-try", "/etc/ssl/certs", "/etc/ssl/certs"]
+    return arguments

@@ -1,0 +1,150 @@
+"""What the sound tree's tests do: which are stable, how long each file takes, and which lines it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from pydantic import Field
+
+from swegym.core.errors import TaskError
+from swegym.core.outcome import TestStatus
+from swegym.core.records import Record
+from swegym.core.sandbox import SandboxProvider
+from swegym.envs.graders.pytest_run import (
+    PytestReport,
+    PytestRequest,
+    files_of,
+    install_runner,
+    read_log_tail,
+    run_pytest,
+)
+from swegym.envs.tasksets.dependencies import ensure_dependencies
+from swegym.envs.tasksets.staging import WORKDIR, Staged
+
+__all__ = ["Baseline", "FileBaseline", "measure_baseline"]
+
+SUITE_LIMIT_S = 900.0
+COVERAGE_PATH = "/tmp/swegym-coverage.json"
+Progress = Callable[[str, int, int], None]
+
+
+class FileBaseline(Record):
+    """One test file, run alone."""
+
+    path: str
+    duration_s: float
+    """Wall time of the whole pytest process."""
+    stable: tuple[str, ...]
+    """Tests that passed in the whole suite, alone, and alone under coverage with another hash seed."""
+    lines: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Source file -> lines that ran."""
+
+    @property
+    def num_lines(self) -> int:
+        return sum(map(len, self.lines.values()))
+
+
+class Baseline(Record):
+    """All test files with at least one stable test."""
+
+    files: tuple[FileBaseline, ...]
+    num_tests: int
+    num_unstable: int
+    """Tests that did not pass every time."""
+    suite_s: float
+
+
+async def measure_baseline(
+    staged: Staged, provider: SandboxProvider, *, jobs: int, test_command: str, progress: Progress
+) -> Baseline:
+    """Run the suite whole, then each file alone, then each file alone under coverage.
+
+    Raises:
+        TaskError: the suite does not run, or no test is stable.
+    """
+    progress("suite", 0, 1)
+    suite, log = await _run(
+        staged,
+        provider,
+        PytestRequest(WORKDIR, staged.test_paths, test_command, wall_limit_s=SUITE_LIMIT_S, cpu_limit_s=SUITE_LIMIT_S),
+    )
+    passed = {test_id for test_id, status in suite.statuses.items() if status is TestStatus.PASSED}
+    if not passed:
+        raise TaskError(f"no test of {staged.source.name} passes: {log.strip()[-300:] or 'no output'}")
+    progress("suite", 1, 1)
+    files = files_of(sorted(passed))
+    coverage_dependencies = await asyncio.to_thread(ensure_dependencies, (*staged.requirements, "coverage"))
+
+    async def measure(path: str) -> FileBaseline:
+        request = PytestRequest(WORKDIR, (path,), test_command, cpu_limit_s=SUITE_LIMIT_S, wall_limit_s=SUITE_LIMIT_S)
+        alone, _ = await _run(staged, provider, request)
+        lines, covered = await _run_with_coverage(staged, provider, request, coverage_dependencies)
+        stable = sorted(
+            test_id
+            for test_id in passed
+            if test_id.split("::", 1)[0] == path
+            and alone.statuses.get(test_id) is TestStatus.PASSED
+            and covered.statuses.get(test_id) is TestStatus.PASSED
+        )
+        return FileBaseline(path=path, duration_s=alone.duration_s, stable=tuple(stable), lines=lines)
+
+    jobs_of_files = [partial(measure, path) for path in files]
+    measured = await run_limited(jobs_of_files, jobs, lambda done: progress("test files", done, len(files)))
+    stable_files = tuple(item for item in measured if item.stable)
+    num_stable = sum(len(item.stable) for item in stable_files)
+    if not num_stable:
+        raise TaskError(f"no test of {staged.source.name} passes when its file runs alone")
+    num_tests = len(suite.statuses)
+    return Baseline(
+        files=stable_files, num_tests=num_tests, num_unstable=num_tests - num_stable, suite_s=suite.duration_s
+    )
+
+
+async def _run(staged: Staged, provider: SandboxProvider, request: PytestRequest) -> tuple[PytestReport, str]:
+    sandbox = await provider.create(staged.spec())
+    try:
+        folder = await install_runner(sandbox)
+        report = await run_pytest(sandbox, folder, request)
+        return report, await read_log_tail(sandbox, folder)
+    finally:
+        await sandbox.close()
+
+
+async def _run_with_coverage(
+    staged: Staged, provider: SandboxProvider, request: PytestRequest, dependencies: Path
+) -> tuple[dict[str, tuple[int, ...]], PytestReport]:
+    sandbox = await provider.create(staged.spec(dependencies, PYTHONHASHSEED="1"))
+    try:
+        folder = await install_runner(sandbox)
+        report = await run_pytest(sandbox, folder, replace(request, coverage_path=COVERAGE_PATH))
+        try:
+            lines = json.loads(await sandbox.read_file(COVERAGE_PATH))
+        except FileNotFoundError:
+            lines = {}  # pytest was killed or aborted: no test of this file will be stable either
+        return {path: tuple(numbers) for path, numbers in lines.items() if numbers}, report
+    finally:
+        await sandbox.close()
+
+
+async def run_limited(
+    jobs: list[Callable[[], Awaitable[FileBaseline]]], limit: int, on_done: Callable[[int], None]
+) -> list[FileBaseline]:
+    """Run coroutines, at most `limit` at a time; results in the order of the jobs."""
+    slots, num_done = asyncio.Semaphore(limit), 0
+
+    async def one(job: Callable[[], Awaitable[FileBaseline]]) -> FileBaseline:
+        nonlocal num_done
+        async with slots:
+            result = await job()
+        num_done += 1
+        on_done(num_done)
+        return result
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(job)) for job in jobs]
+    return [task.result() for task in tasks]

@@ -1,0 +1,5 @@
+"""Slugs for addresses: short names made of words."""
+
+from slugs.slug import slug, unique
+
+__all__ = ["slug", "unique"]

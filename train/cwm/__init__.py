@@ -1,0 +1,1 @@
+"""The Code World Model architecture in plain torch, equal to transformers' `CwmForCausalLM`."""
