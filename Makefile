@@ -25,6 +25,9 @@ STAMP := $(VENV)/.installed-$(FLAVOR)
 # One thread per process: learner and engine on a small machine slow each other down by far more than threads gain.
 export OMP_NUM_THREADS ?= 1
 
+# The image that docker/base_image.sh makes, where it exists and the user has chosen no other.
+BASE_IMAGE = $${SWEGYM_BASE_IMAGE:-$$(docker image inspect swegym-base:bookworm >/dev/null 2>&1 && echo swegym-base:bookworm)}
+
 .DEFAULT_GOAL := help
 .PHONY: help setup engine demo test check soak docs clean
 
@@ -52,10 +55,10 @@ engine: ## Start a container engine and make the base image, if this user may (n
 	else docker/start_engine.sh && docker/base_image.sh || echo "no engine with a base image: tests that need one are skipped"; fi
 
 demo: $(STAMP) ## Build a task set, train a small CWM with GRPO, evaluate it, show what happened (about 15 minutes)
-	$(BIN)/swegym demo $(DEMO_ARGS)
+	SWEGYM_BASE_IMAGE="$(BASE_IMAGE)" $(BIN)/swegym demo $(DEMO_ARGS)
 
 test: $(STAMP) engine ## Run the test suite with real Docker, vLLM and Ray (without: gpu, soak, slow)
-	$(BIN)/python -m pytest -m "not gpu and not soak and not slow" $(TEST_ARGS)
+	SWEGYM_BASE_IMAGE="$(BASE_IMAGE)" $(BIN)/python -m pytest -m "not gpu and not soak and not slow" $(TEST_ARGS)
 
 check: $(STAMP) ## Lint, types, import direction and the unit tests; under three minutes
 	$(BIN)/ruff check .
@@ -65,7 +68,7 @@ check: $(STAMP) ## Lint, types, import direction and the unit tests; under three
 	$(BIN)/python -m pytest -q -m "not docker and not vllm and not ray and not gpu and not soak and not slow" $(TEST_ARGS)
 
 soak: $(STAMP) engine ## Run the long tests: leaks, learning, controls
-	$(BIN)/python -m pytest -m "(soak or slow) and not gpu" --timeout 7200 $(TEST_ARGS)
+	SWEGYM_BASE_IMAGE="$(BASE_IMAGE)" $(BIN)/python -m pytest -m "(soak or slow) and not gpu" --timeout 7200 $(TEST_ARGS)
 
 docs: $(STAMP) ## Write the reference pages in docs/reference from the code
 	$(BIN)/python docs/generate.py

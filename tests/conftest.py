@@ -21,10 +21,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def _missing_docker() -> str:
     import docker
 
+    image = os.environ.get("SWEGYM_TEST_IMAGE", "swegym-base:bookworm")
     try:
         client = docker.from_env(timeout=5)
-        client.ping()
-        client.close()
+        try:
+            client.images.get(image)
+        finally:
+            client.close()
+    except docker.errors.ImageNotFound:
+        return f"the engine has no image {image}; run docker/base_image.sh, or set SWEGYM_TEST_IMAGE"
     except (docker.errors.DockerException, OSError) as error:
         return f"no container engine answers ({str(error)[:80]}); run docker/start_engine.sh"
     return ""

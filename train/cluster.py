@@ -48,7 +48,9 @@ class Cluster:
             self.engines = self._loop.run_until_complete(self._start_engines(source))
         worker = ray.remote(num_cpus=1, max_concurrency=1000)(RolloutActor)
         episodes = str((folder / "episodes").absolute())
-        self._workers = [worker.remote(config, source, episodes, self.engines) for _ in range(config.rollout.num_workers)]
+        self._workers = [
+            worker.remote(config, source, episodes, self.engines) for _ in range(config.rollout.num_workers)
+        ]
         self._learner = learner
         self.sandbox: str = self._get(self._workers[0].sandbox.remote())
 
@@ -119,10 +121,12 @@ class Cluster:
 
     def close(self) -> None:
         """Remove sandboxes and end the engines; Ray ends the rest."""
-        self._get([worker.close.remote() for worker in self._workers])
-        self._loop.run_until_complete(asyncio.gather(*(engine.shutdown() for engine in self.engines)))
-        self._loop.close()
-        shutil.rmtree(self._weights, ignore_errors=True)
+        try:
+            self._get([worker.close.remote() for worker in self._workers])
+            self._loop.run_until_complete(self._shut_engines_down())
+        finally:
+            self._loop.close()
+            shutil.rmtree(self._weights, ignore_errors=True)
 
     async def _start_engines(self, checkpoint: str) -> list[RemoteEngine]:
         config = self.config
@@ -131,6 +135,9 @@ class Cluster:
             for index in range(config.engine.num_engines)
         ]
         return list(await asyncio.gather(*starts))
+
+    async def _shut_engines_down(self) -> None:
+        await asyncio.gather(*(engine.shutdown() for engine in self.engines))
 
     async def _update_engines(self, folder: Path, version: int) -> None:
         await asyncio.gather(*(engine.update_weights(folder.absolute(), version) for engine in self.engines))

@@ -87,11 +87,13 @@ def _build(package: str, folder: Path, seed: int, sandbox: str, progress: Progre
         finally:
             await provider.close()
         progress.say(
-            f"{report.num_train} training and {report.num_heldout} held-out tasks from {report.num_candidates} mutants; "
-            f"see {folder / 'report.md'}"
+            f"{report.num_train} training and {report.num_heldout} held-out tasks "
+            f"from {report.num_candidates} mutants; see {folder / 'report.md'}"
         )
         if report.num_train < NUM_TRAIN // 2 or report.num_heldout < NUM_HELDOUT // 2:
-            raise ConfigError(f"{package} gave too few tasks for the demo; take a package with more code and faster tests")
+            raise ConfigError(
+                f"{package} gave too few tasks for the demo; take a package with more code and faster tests"
+            )
 
     asyncio.run(build())
 

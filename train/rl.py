@@ -1,7 +1,7 @@
 """GRPO with environments: the loop, synchronous.
 
 Kept from CWM (arXiv 2510.02387, section 5.2 and appendix C): groups of G, length-weighted baseline without a standard
-deviation, fixed normaliser, clipping on the ratio of trainer to engine, no KL term, zero-advantage trajectories dropped.
+deviation, fixed normaliser, clipping on the ratio of trainer to engine, no KL, zero-advantage trajectories dropped.
 Left out here: collecting while learning, rehearsal data, the length schedule and environment mixtures.
 
     swegym train rl --config recipe.toml --run runs/first
@@ -46,7 +46,9 @@ def run_rl(config: RlConfig, run: RunFolder, progress: Progress | None = None) -
     taskset = resolve_task_set(config.data.taskset)
     train_ids, heldout_ids = taskset.ids(config.data.train_split), taskset.ids(config.data.heldout_split)
     if not heldout_ids:
-        raise ConfigError(f"task set {taskset.name!r} has no task of split {config.data.heldout_split!r} to evaluate on")
+        raise ConfigError(
+            f"task set {taskset.name!r} has no task of split {config.data.heldout_split!r} to evaluate on"
+        )
     tasks_for_step(train_ids, config.algo.tasks_per_step, 0, config.seed)  # too few tasks: say so before Ray starts
     started = time.monotonic()
     checkpoint = starting_checkpoint(config.model.checkpoint)
@@ -83,7 +85,9 @@ class _Loop:
 
     def train(self) -> None:
         algo = self.config.algo
-        self.progress.stage(f"Training: {algo.num_steps} steps of {algo.tasks_per_step} tasks x {algo.group_size} episodes")
+        self.progress.stage(
+            f"Training: {algo.num_steps} steps of {algo.tasks_per_step} tasks x {algo.group_size} episodes"
+        )
         for step in range(1, algo.num_steps + 1):
             metrics = self.step(step)
             self.run.log(step, metrics)
@@ -124,8 +128,8 @@ class _Loop:
         share, least = metrics["batch/mixed_group_share"], self.config.algo.min_mixed_share
         if share < least:
             raise TrainingError(
-                f"only {share:.0%} of the first step's groups are mixed (algo.min_mixed_share = {least:.0%}), and the mean "
-                f"reward is {metrics.get('reward/mean', 0.0):.2f}: there is too little to learn from; "
+                f"only {share:.0%} of the first step's groups are mixed (algo.min_mixed_share = {least:.0%}), "
+                f"and the mean reward is {metrics.get('reward/mean', 0.0):.2f}: there is too little to learn from; "
                 "choose easier or harder tasks, or another starting checkpoint"
             )
 

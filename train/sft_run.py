@@ -94,7 +94,7 @@ def _model(config: SftConfig, mutations: Sequence[Any]) -> tuple[CwmForCausalLM,
         folder = starting_checkpoint(name)
         return load_checkpoint(folder), BpeTokenizer.load(folder)
     if not mutations:
-        raise ConfigError("model.checkpoint: random weights need a tokenizer, which is trained with data.source = 'teacher'")
+        raise ConfigError("model.checkpoint: random weights need a tokenizer; only data.source = 'teacher' trains one")
     shape = preset(name.removeprefix("preset:"))
     model = CwmForCausalLM(shape).initialize(derive_seed(config.seed, "weights"))
     return model, train_tokenizer(tokenizer_corpus(mutations), shape.vocab_size)

@@ -21,5 +21,5 @@ def starting_checkpoint(name: str) -> Path:
     folder = BASE_CHECKPOINT if name == "base" else Path(name)
     for file in ("config.json", "tokenizer.json"):
         if not (folder / file).is_file():
-            raise ConfigError(f"model.checkpoint {name!r}: no {file} in {folder}; give `base` or a Hugging Face folder of a CWM")
+            raise ConfigError(f"model.checkpoint {name!r}: no {file} in {folder}; give `base` or a CWM's folder")
     return folder

@@ -14,6 +14,13 @@ __all__ = ["HOME_PATH", "Mounts", "bwrap_arguments", "write_etc"]
 
 HOME_PATH = "/home/sandbox"
 _HOST_ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "mime.types", "protocols", "services")
+# The host's root keeps its user id in the sandbox (without any capability), and the kernel lets that id write
+# /proc/sys and read more of /proc than others may. bubblewrap covers these only where the folder itself is writable.
+_READ_ONLY_PROC = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+_HIDDEN_PROC = (
+    *("acpi", "asound", "driver", "kcore", "keys", "kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats"),
+    *("mtrr", "pagetypeinfo", "sched_debug", "scsi", "slabinfo", "timer_list", "vmallocinfo"),
+)
 _OWN_ETC = {
     "passwd": f"root:x:0:0:root:{HOME_PATH}:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     "group": "root:x:0:\nnogroup:x:65534:\n",
@@ -40,7 +47,8 @@ def write_etc(folder: Path) -> None:
     """The few files of /etc that must not be the host's."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in _OWN_ETC.items():
-        (folder / name).write_text(text)
+        if not (folder / name).exists() or (folder / name).read_text() != text:
+            (folder / name).write_text(text)  # running sandboxes have these very files mounted
 
 
 def bwrap_arguments(bwrap_path: str, spec: SandboxSpec, mounts: Mounts, *, user_namespace: bool) -> list[str]:
@@ -51,7 +59,7 @@ def bwrap_arguments(bwrap_path: str, spec: SandboxSpec, mounts: Mounts, *, user_
         arguments += ["--unshare-user", "--uid", "0", "--gid", "0", "--disable-userns"]
     if not spec.network:
         arguments += ["--unshare-net"]
-    arguments += [*_system(spec.network), "--proc", "/proc", "--dev", "/dev"]
+    arguments += [*_system(spec.network), *_proc(), "--dev", "/dev"]
     arguments += ["--bind", mounts.tmp, "/tmp", "--symlink", "/tmp", "/var/tmp", "--bind", mounts.home, HOME_PATH]
     for name in _OWN_ETC:
         arguments += ["--ro-bind", f"{mounts.etc}/{name}", f"/etc/{name}"]
@@ -59,6 +67,7 @@ def bwrap_arguments(bwrap_path: str, spec: SandboxSpec, mounts: Mounts, *, user_
     if not sys.base_prefix.startswith("/usr"):
         arguments += ["--ro-bind", sys.base_prefix, sys.base_prefix]
         path.insert(0, f"{sys.base_prefix}/bin")
+    arguments += _hidden_packages()
     if spec.workspace is not None and mounts.work is not None:
         arguments += ["--overlay-src", spec.workspace, "--overlay", mounts.workdir, mounts.work, spec.workdir]
     else:
@@ -70,6 +79,30 @@ def bwrap_arguments(bwrap_path: str, spec: SandboxSpec, mounts: Mounts, *, user_
     for key, value in environment.items():
         arguments += ["--setenv", key, value]
     return [*arguments, "--chdir", spec.workdir, "--"]
+
+
+def _hidden_packages() -> list[str]:
+    """Empty folders over the host's installed packages: a task sees the dependencies it names and no others.
+
+    Else its tests would pass here and fail elsewhere, and the host's pytest plugins would run inside every task.
+    """
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    folders = [f"{sys.base_prefix}/lib/{version}/site-packages"]
+    folders += ["/usr/lib/python3/dist-packages", f"/usr/local/lib/{version}/dist-packages"]
+    return [argument for folder in folders if Path(folder).is_dir() for argument in ("--tmpfs", folder)]
+
+
+def _proc() -> list[str]:
+    arguments = ["--proc", "/proc"]
+    for name in _READ_ONLY_PROC:
+        arguments += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
+    for name in _HIDDEN_PROC:
+        path = Path("/proc", name)
+        if path.is_dir():
+            arguments += ["--tmpfs", str(path), "--remount-ro", str(path)]
+        elif path.exists():
+            arguments += ["--ro-bind", "/dev/null", str(path)]
+    return arguments
 
 
 def _system(network: bool) -> list[str]:
@@ -85,5 +118,6 @@ def _system(network: bool) -> list[str]:
         arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     if network:
         resolver = os.path.realpath("/etc/resolv.conf")
-        arguments += ["--ro-bind-try", resolver, "/etc/resolv.conf", "--ro-bind-try", "/etc/ssl/certs", "/etc/ssl/certs"]
+        arguments += ["--ro-bind-try", resolver, "/etc/resolv.conf"]
+        arguments += ["--ro-bind-try", "/etc/ssl/certs", "/etc/ssl/certs"]
     return arguments

@@ -37,8 +37,9 @@ class Bwrap:
 
 def find_engine(timeout_s: float = _PROBE_TIMEOUT_S) -> Engine | None:
     """The engine that DOCKER_HOST (or the default socket) leads to; None when nothing answers in time."""
-    import docker
     import requests
+
+    import docker
 
     try:
         client = docker.DockerClient.from_env(timeout=timeout_s)

@@ -8,6 +8,7 @@ reads the end of its input and exits, and the engine deletes it (stdin_once, aut
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -163,9 +164,10 @@ class DockerSandbox(ShellSandbox):
         if self._attached is not None:
             self._attached.close()
         try:
-            await self._provider.call(self._provider.remove_container, self.sandbox_id)
-            if self._own_image is not None:
-                await self._provider.call(self._provider.remove_image, self._own_image)
+            with boundary(SandboxError, f"removing container {self.sandbox_id}"):
+                await self._provider.call(self._provider.remove_container, self.sandbox_id)
+                if self._own_image is not None:
+                    await self._provider.call(self._provider.remove_image, self._own_image)
         finally:
             self._provider.forget(self)
 
@@ -186,8 +188,8 @@ class DockerProvider:
             build_client = docker.DockerClient.from_env(timeout=self.config.build_timeout_s).api
         except (docker.errors.DockerException, OSError) as error:
             raise DependencyMissing(
-                f"no container engine answers ({error}); start Docker (docker/start_engine.sh, or the system's service), "
-                "point DOCKER_HOST at an engine, or use --sandbox local"
+                f"no container engine answers ({error}); start Docker (docker/start_engine.sh, or the system's "
+                "service), point DOCKER_HOST at an engine, or use --sandbox local"
             ) from None
         self._build_client = build_client
         self._images = ImageBuilder(build_client, self.config.base_image, self.config.user)
@@ -207,14 +209,14 @@ class DockerProvider:
         Raises:
             ImageMissing: the (base) image is neither here nor to be had.
         """
+        self._require_open()
         if spec.image.startswith(f"{_SNAPSHOT_REPOSITORY}:"):
             return await self.start_sandbox(spec, spec.image)
         return await self.start_sandbox(spec, await self.call(self._images.ensure, spec))
 
     async def start_sandbox(self, spec: SandboxSpec, image: str, own_image: str | None = None) -> DockerSandbox:
         """A started container of an image that exists."""
-        if self._is_closed:
-            raise SandboxError("this provider is closed")
+        self._require_open()
         async with self._starts:
             sandbox = DockerSandbox(self, spec, own_image)
             self._sandboxes.add(sandbox)
@@ -224,6 +226,10 @@ class DockerProvider:
                 await sandbox.close()
                 raise
         return sandbox
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise SandboxError("this provider is closed")
 
     def remove_container(self, name: str) -> None:
         import docker
@@ -239,10 +245,8 @@ class DockerProvider:
     def remove_image(self, image: str) -> None:
         import docker
 
-        try:
+        with contextlib.suppress(docker.errors.ImageNotFound):
             self.client.remove_image(image, force=True)
-        except docker.errors.ImageNotFound:
-            pass  # what was wanted
 
     def forget(self, sandbox: DockerSandbox) -> None:
         self._sandboxes.discard(sandbox)

@@ -94,7 +94,7 @@ class ImageBuilder:
         workspace, dependencies = spec.workspace, spec.dependencies
         assert workspace is not None
         for folder in (workspace, dependencies):
-            if folder is not None and not (os.path.isabs(folder) and Path(folder).is_dir()):
+            if folder is not None and not (Path(folder).is_absolute() and Path(folder).is_dir()):
                 raise ConfigError(f"sandbox folder {folder!r} is not an absolute path of a folder")
         base_id = self._require(self._base_image)
         parts = [folder_digest(folder) if folder else "" for folder in (workspace, dependencies)]

@@ -1,8 +1,8 @@
 """Back end `local`: bubblewrap namespaces over an overlay of the task's files. Needs no daemon and no image.
 
 Everything that a sandbox may write lies in one host folder (`upper`, `tmp`, `home`), so a fork is a copy of it. The
-root of its file system is read-only. What is missing beside containers: memory and file sizes are limited per
-process and not per sandbox, and processes are not limited when the host's user is root.
+root of its file system is read-only. Memory and processes are limited by a control group where one can be made, else
+memory per process, and processes only when the owner is not root; file sizes are limited, the disk as a whole is not.
 """
 
 from __future__ import annotations
@@ -13,37 +13,25 @@ import fcntl
 import os
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from swegym.core.errors import ConfigError, ImageMissing, SandboxError
-from swegym.core.sandbox import Sandbox, SandboxSpec
+from swegym.core.sandbox import ExecResult, Sandbox, SandboxSpec
 from swegym.envs.sandboxes.base import ShellSandbox, new_sandbox_id
 from swegym.envs.sandboxes.bwrap import Mounts, bwrap_arguments, write_etc
+from swegym.envs.sandboxes.cgroups import ControlGroup
 from swegym.envs.sandboxes.config import SandboxConfig
 from swegym.envs.sandboxes.detect import require_bwrap, runs_overlay, why_no_namespaces
+from swegym.envs.sandboxes.pipes import PipeReader, PipeWriter
 from swegym.envs.sandboxes.reaper import OWNER_FILE, default_temp_folder, owner_token, remove_folder
-from swegym.envs.sandboxes.session import BOOTSTRAP, ShellSession
+from swegym.envs.sandboxes.session import BOOTSTRAP
 
 __all__ = ["LocalProvider", "LocalSandbox"]
 
 _WRITABLE = ("upper", "tmp", "home")
 _PIPE_BYTES = 256 * 1024
-
-
-class _Feed(asyncio.Protocol):
-    """Hands the bytes of one pipe to the session."""
-
-    def __init__(self, session: ShellSession, is_output: bool) -> None:
-        self._session = session
-        self._is_output = is_output
-
-    def data_received(self, data: bytes) -> None:
-        (self._session.feed_output if self._is_output else self._session.feed_data)(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self._is_output:
-            self._session.feed_eof("its first process ended")
 
 
 class LocalSandbox(ShellSandbox):
@@ -56,32 +44,60 @@ class LocalSandbox(ShellSandbox):
         self._provider = provider
         self.folder = provider.folder / self.sandbox_id
         self._process: subprocess.Popen[bytes] | None = None
-        self._stdin: asyncio.WriteTransport | None = None
-        self._pipes: list[asyncio.BaseTransport] = []
+        self._stdin: PipeWriter | None = None
+        self._pipes: list[PipeReader | PipeWriter] = []
+        self._group: ControlGroup | None = None
+        self._num_oom_kills = 0
 
     async def start(self, origin: Path | None) -> None:
         """Make the folder (a copy of `origin`'s writable parts, if given), start bubblewrap, wait for the shell."""
         await asyncio.to_thread(self._make_folder, origin)
         await self._spawn()
         limits = self.spec.limits
-        ulimits: dict[str, int | None] = {
-            "data_kib": limits.memory_bytes // 1024,
+        self._group = await self._limit()
+        ulimits = {
+            "data_kib": None if self._group else limits.memory_bytes // 1024,
             "num_processes": limits.num_processes,
             "file_kib": limits.disk_bytes // 1024,
         }
         await self.session.start(ulimits=ulimits, timeout_s=self._provider.config.start_timeout_s)
+
+    async def _limit(self) -> ControlGroup | None:
+        """Put process 1, which waits for its first input, into a control group."""
+        assert self._process is not None
+        group = ControlGroup.create(self.sandbox_id, self.spec.limits)
+        while group is not None and self._process.poll() is None:
+            children = child_pids(self._process.pid)
+            if children:
+                try:
+                    group.add(children[0])
+                except ProcessLookupError:
+                    break  # it has ended already: the session says why
+                return group
+            await asyncio.sleep(0.001)
+        if group is not None:
+            group.remove()
+        return None
+
+    async def run(self, command: str, *, timeout_s: float = 120.0, limit_bytes: int = 1_048_576) -> ExecResult:
+        result = await super().run(command, timeout_s=timeout_s, limit_bytes=limit_bytes)
+        if result.exit_code == 137 and self._group is not None:
+            before, self._num_oom_kills = self._num_oom_kills, self._group.num_oom_kills()
+            if self._num_oom_kills > before:
+                return replace(result, killed_by="oom")
+        return result
 
     def _make_folder(self, origin: Path | None) -> None:
         self.folder.mkdir(mode=0o700)
         (self.folder / OWNER_FILE).write_text(owner_token())
         (self.folder / "work").mkdir()
         if origin is not None:
-            copy_folders([origin / name for name in _WRITABLE], self.folder)
+            copy_folders([f"{origin}/{name}" for name in _WRITABLE], self.folder)
             return
         for name in _WRITABLE:
             (self.folder / name).mkdir()
         if self.spec.workspace is not None and not self._provider.has_overlay:
-            copy_folders([Path(self.spec.workspace) / "."], self.folder / "upper")
+            copy_folders([f"{self.spec.workspace}/."], self.folder / "upper")
 
     async def _spawn(self) -> None:
         has_overlay = self.spec.workspace is not None and self._provider.has_overlay
@@ -104,19 +120,24 @@ class LocalSandbox(ShellSandbox):
             bufsize=0,
             process_group=0,  # a Ctrl-C at the terminal is the owner's to handle
         )
-        assert process.stdin is not None
-        loop = asyncio.get_running_loop()
-        for pipe in (process.stdin, process.stdout):
+        ends = []
+        for file in (process.stdin, process.stdout, process.stderr):
+            assert file is not None
+            ends.append(os.dup(file.fileno()))
+            file.close()
+        for end in ends[:2]:
             with contextlib.suppress(PermissionError):  # over the user's quota of pipe memory: 64 KiB do as well
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        for pipe, is_output in ((process.stdout, True), (process.stderr, False)):
-            transport, _ = await loop.connect_read_pipe(lambda flag=is_output: _Feed(self.session, flag), pipe)  # type: ignore[misc]
-            self._pipes.append(transport)
-        self._stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, process.stdin)
-        self._pipes.append(self._stdin)
+                fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        session = self.session
+        self._stdin = PipeWriter(ends[0])
+        self._pipes = [
+            self._stdin,
+            PipeReader(ends[1], session.feed_output, lambda: session.feed_eof("its first process ended")),
+            PipeReader(ends[2], session.feed_data, lambda: None),
+        ]
 
     def _write(self, data: bytes) -> None:
-        if self._stdin is not None and not self._stdin.is_closing():
+        if self._stdin is not None:
             self._stdin.write(data)
 
     async def snapshot(self) -> str:
@@ -124,8 +145,9 @@ class LocalSandbox(ShellSandbox):
         snapshot_id = f"swegym-snapshot-{new_sandbox_id().removeprefix('swegym-')}"
         target = self._provider.folder / snapshot_id
         target.mkdir(mode=0o700)
+        self._provider.snapshots.add(target)
         (target / OWNER_FILE).write_text(owner_token())
-        await asyncio.to_thread(copy_folders, [self.folder / name for name in _WRITABLE], target)
+        await asyncio.to_thread(copy_folders, [f"{self.folder}/{name}" for name in _WRITABLE], target)
         return snapshot_id
 
     async def fork(self) -> Sandbox:
@@ -134,10 +156,12 @@ class LocalSandbox(ShellSandbox):
 
     async def _remove(self) -> None:
         for pipe in self._pipes:
-            pipe.abort() if isinstance(pipe, asyncio.WriteTransport) else pipe.close()
+            pipe.close()
         if self._process is not None:
             kill_tree(self._process.pid)
             await _wait(self._process)
+        if self._group is not None:
+            await asyncio.to_thread(self._group.remove)
         await asyncio.to_thread(remove_folder, self.folder)
         self._provider.forget(self)
 
@@ -159,7 +183,7 @@ class LocalProvider:
         self.has_overlay = self._probe_overlay()
         self._starts = asyncio.Semaphore(self.config.max_starts)
         self._sandboxes: set[LocalSandbox] = set()
-        self._snapshots: set[Path] = set()
+        self.snapshots: set[Path] = set()
         self._is_closed = False
 
     def _require_namespaces(self) -> bool:
@@ -184,7 +208,7 @@ class LocalProvider:
         finally:
             remove_folder(probe)
         if not works and self.config.workdir_storage == "overlay":
-            raise ConfigError(f"no overlay can be mounted on {self.folder}; set sandbox.workdir_storage to copy or auto")
+            raise ConfigError(f"no overlay can be mounted on {self.folder}; set sandbox.workdir_storage to copy")
         return works
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
@@ -206,7 +230,7 @@ class LocalProvider:
             )
         for name in ("workspace", "dependencies"):
             folder = getattr(spec, name)
-            if folder is not None and not (os.path.isabs(folder) and Path(folder).is_dir()):
+            if folder is not None and not (Path(folder).is_absolute() and Path(folder).is_dir()):
                 raise ConfigError(f"sandbox {name} {folder!r} is not an absolute path of a folder")
         return await self.start_sandbox(spec, origin)
 
@@ -230,26 +254,29 @@ class LocalProvider:
     async def close(self) -> None:
         self._is_closed = True
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes)))
-        for path in self.folder.glob("swegym-snapshot-*"):
-            if (path / OWNER_FILE).read_text() == owner_token():
-                await asyncio.to_thread(remove_folder, path)
+        while self.snapshots:
+            await asyncio.to_thread(remove_folder, self.snapshots.pop())
 
 
-def copy_folders(sources: list[Path], target: Path) -> None:
+def copy_folders(sources: list[str], target: Path) -> None:
     """Copy trees with everything an overlay keeps in them (white-outs, extended attributes, links, modes)."""
-    command = ["cp", "-a", "--reflink=auto", "--", *map(str, sources), str(target)]
+    command = ["cp", "-a", "--reflink=auto", "--", *sources, str(target)]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
         raise SandboxError(f"copying a sandbox's files failed: {done.stderr.decode(errors='replace').strip()}")
 
 
+def child_pids(pid: int) -> list[int]:
+    """Children of a process; none when it has ended, or when the kernel has no such file."""
+    try:
+        return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    except OSError:
+        return []
+
+
 def kill_tree(bwrap_pid: int) -> None:
     """Kill process 1 of the sandbox; bubblewrap ends when the kernel has ended every process in there."""
-    try:
-        children = Path(f"/proc/{bwrap_pid}/task/{bwrap_pid}/children").read_text().split()
-    except OSError:
-        children = []  # it has ended, or the kernel has no such file
-    for pid in [*map(int, children)] or [bwrap_pid]:
+    for pid in child_pids(bwrap_pid) or [bwrap_pid]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -264,7 +291,12 @@ async def _wait(process: subprocess.Popen[Any]) -> None:
             await asyncio.sleep(0.002)
         return
     ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
+
+    def on_end() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(pidfd, on_end)
     try:
         await ended
     finally:

@@ -26,6 +26,7 @@ def make_provider(name: str = "auto", **options: Any) -> SandboxProvider:
     Args:
         name: what `SandboxConfig.backend` means.
         options: fields of SandboxConfig.
+
     Raises:
         UnknownName, ConfigError, DependencyMissing.
     """

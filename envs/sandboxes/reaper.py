@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swegym.envs.sandboxes.cgroups import ControlGroup
+
 __all__ = ["OWNER_LABEL", "SandboxRecord", "list_sandboxes", "owner_is_alive", "owner_token", "reap", "remove_folder"]
 
 OWNER_LABEL = "swegym.owner"
@@ -74,6 +76,7 @@ def reap(temp_folder: str | None = None) -> list[SandboxRecord]:
     removed = []
     for path, token in _folders(temp_folder):
         if not owner_is_alive(token):
+            ControlGroup.remove_named(path.name)
             remove_folder(path)
             removed.append(_record(path.name, "local", token))
     for container in _containers():

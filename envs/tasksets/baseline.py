@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -31,6 +32,7 @@ __all__ = ["Baseline", "FileBaseline", "measure_baseline"]
 SUITE_LIMIT_S = 900.0
 COVERAGE_PATH = "/tmp/swegym-coverage.json"
 Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
 
 
 class FileBaseline(Record):
@@ -132,7 +134,7 @@ async def _run_with_coverage(
 
 
 async def run_limited(
-    jobs: list[Callable[[], Awaitable[FileBaseline]]], limit: int, on_done: Callable[[int], None]
+    jobs: Sequence[Callable[[], Awaitable[FileBaseline]]], limit: int, on_done: Callable[[int], None]
 ) -> list[FileBaseline]:
     """Run coroutines, at most `limit` at a time; results in the order of the jobs."""
     slots, num_done = asyncio.Semaphore(limit), 0
@@ -145,6 +147,14 @@ async def run_limited(
         on_done(num_done)
         return result
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(job)) for job in jobs]
+    return await run_together(one(job) for job in jobs)
+
+
+async def run_together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Results in order. The first failure cancels the others, and is raised as it is and not in a group."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
     return [task.result() for task in tasks]

@@ -119,7 +119,9 @@ async def build_mutate_fix(
     clock.lap("source and dependencies")
     baseline = await _baseline(staged, provider, jobs, report_progress)
     clock.lap("baseline and coverage")
-    candidates = choose_candidates(_sources(staged), baseline, num_train=num_train, num_heldout=num_heldout, seed=seed)
+    candidates = choose_candidates(
+        _sources(staged), baseline, num_train=num_train, num_heldout=num_heldout, seed=seed, kinds=kinds
+    )
     wanted = {"train": num_train, "heldout": num_heldout}
     journal = Journal(out / "build" / "journal.jsonl")
     verdicts: dict[str, Verdict] = {}
@@ -143,23 +145,34 @@ async def build_mutate_fix(
     chosen = _choose(candidates, verdicts, wanted)
     if not chosen:
         raise ConfigError(f"{source}: none of {len(candidates)} mutations breaks a stable test; take another package")
-    report = BuildReport(
-        folder=str(out),
-        source=tree.origin,
-        num_train=sum(candidate.split == "train" for candidate, _ in chosen),
-        num_heldout=sum(candidate.split == "heldout" for candidate, _ in chosen),
-        num_candidates=len(candidates),
-        num_stable_tests=sum(len(item.stable) for item in baseline.files),
-        num_unstable_tests=baseline.num_unstable,
-        verdicts=dict(Counter(verdict.status for verdict in verdicts.values())),
-        kinds=dict(Counter(candidate.mutation.kind for candidate, _ in chosen)),
-    )
+    report = _report(out, staged, baseline, len(candidates), verdicts, chosen)
     taskset = _save(out, staged, chosen, seed, report)
     report.num_graded = await _grade_some(taskset, provider, jobs)
     clock.lap("writing and grading")
     report.seconds = clock.laps
     (out / "report.md").write_text(report.markdown(), "utf-8")
     return report
+
+
+def _report(
+    out: Path,
+    staged: Staged,
+    baseline: Baseline,
+    num_candidates: int,
+    verdicts: dict[str, Verdict],
+    chosen: list[tuple[Candidate, Verdict]],
+) -> BuildReport:
+    return BuildReport(
+        folder=str(out),
+        source=staged.source.origin,
+        num_train=sum(candidate.split == "train" for candidate, _ in chosen),
+        num_heldout=sum(candidate.split == "heldout" for candidate, _ in chosen),
+        num_candidates=num_candidates,
+        num_stable_tests=sum(len(item.stable) for item in baseline.files),
+        num_unstable_tests=baseline.num_unstable,
+        verdicts=dict(Counter(verdict.status for verdict in verdicts.values())),
+        kinds=dict(Counter(candidate.mutation.kind for candidate, _ in chosen)),
+    )
 
 
 class _Clock:

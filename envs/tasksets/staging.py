@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from swegym.core.errors import ConfigError
 from swegym.core.records import digest
 from swegym.core.sandbox import SandboxSpec
 from swegym.envs.tasksets.dependencies import ensure_dependencies
@@ -57,9 +58,10 @@ def stage(source: SourceTree, folder: Path, requirements: tuple[str, ...]) -> St
     Both are compiled: a grade starts in a fresh sandbox, so it would compile everything again each time.
 
     Raises:
-        ConfigError: a requirement cannot be had.
+        ConfigError: a requirement cannot be had, or the folder holds tasks of something else.
     """
     needed = tuple(dict.fromkeys(("pytest", *source.requires, *requirements)))
+    _claim(folder, f"{source.origin} {tree_digest(source.folder)} {' '.join(needed)}")
     workspace, dependencies = folder / "workspace", folder / "dependencies"
     if not workspace.is_dir():
         making = folder / ".workspace"
@@ -84,6 +86,16 @@ def stage(source: SourceTree, folder: Path, requirements: tuple[str, ...]) -> St
         requirements=needed,
         environment=environment,
     )
+
+
+def _claim(folder: Path, content: str) -> None:
+    """A folder is for one source and its requirements: another build must not go on with these files."""
+    marker = folder / "build" / "source.txt"
+    if not marker.exists():
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(content, "utf-8")
+    elif (held := marker.read_text("utf-8")) != content:
+        raise ConfigError(f"{folder} holds tasks of {held}, not of {content}; choose another folder or remove it")
 
 
 def _write_metadata(source: SourceTree, dependencies: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from swegym.core.records import Record
 from swegym.core.sandbox import Sandbox, SandboxProvider
 from swegym.core.task import LineEdit
 from swegym.envs.graders.pytest_run import PytestReport, PytestRequest, install_runner, run_pytest, time_limits_s
+from swegym.envs.tasksets.baseline import run_together
 from swegym.envs.tasksets.candidates import Candidate
 from swegym.envs.tasksets.mutations import Mutation
 from swegym.envs.tasksets.staging import WORKDIR, Staged
@@ -119,9 +119,7 @@ async def validate_candidates(
             if sandbox is not None:
                 await sandbox.close()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(jobs):
-            group.create_task(work())
+    await run_together(work() for _ in range(jobs))
 
 
 async def _validate(

@@ -42,7 +42,7 @@ def _root(
 
 
 app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
+app.command("demo", context_settings=train.WITH_OVERRIDES)(demo.demo)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(sandboxes.app, name="sandboxes")
 app.command("rollout")(rollout.rollout)

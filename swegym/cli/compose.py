@@ -83,8 +83,8 @@ def task_options(env_id: str | None, taskset: str | None) -> dict[str, Any]:
         registered = dict(spec.kwargs)
         fields = {"env_id": spec.id, "taskset": registered.pop("taskset"), "split": registered.pop("split", None)}
         fields["task_ids"] = tuple(registered.pop("task_ids", None) or ())
-        if "tools" in registered:
-            fields["tools"] = tuple(registered["tools"])
+        fields |= {"tools": tuple(registered["tools"])} if "tools" in registered else {}
+        fields |= {"rewards": {registered["reward"]: 1.0}} if "reward" in registered else {}
     if taskset is not None:
         fields["taskset"] = taskset
     if fields["taskset"] not in tasksets and Path(fields["taskset"]).is_dir():

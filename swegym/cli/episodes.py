@@ -90,8 +90,13 @@ def session_options_of(run: RunFolder, trajectory: Trajectory, taskset: str | No
 
     config = json.loads((run.path / "config.json").read_text())
     recorded = taskset or config.get("taskset") or (config.get("data") or {}).get("taskset")
+    built = run.path / "tasks"  # a demo's own; the run folder may have been moved since
+    if taskset is None and built.is_dir() and Path(recorded or "").name == "tasks":
+        recorded = str(built)
     fields = {"env_id": trajectory.env_id, "sandbox": trajectory.sandbox or "auto"}
     fields |= {key: config[key] for key in ("tools", "base_image", "rewards") if config.get(key)}
+    if reward := (config.get("algo") or {}).get("reward"):
+        fields["rewards"] = reward
     if recorded:
         return SessionOptions.model_validate(fields | task_options(None, recorded))
     try:

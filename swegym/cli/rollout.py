@@ -48,6 +48,7 @@ def rollout(
     fields = task_options(env, taskset)
     fields |= {"split": split} if split else {}
     fields |= {"task_ids": tuple(task)} if task else {}
+    fields |= {"rewards": reward_weights(reward)} if reward else {}
     is_human = policy == "human"
     session_options = SessionOptions(
         **fields,
@@ -67,7 +68,6 @@ def rollout(
         sandbox=sandbox,
         base_image=base_image,
         concurrency=1 if is_human else concurrency,
-        rewards=reward_weights(reward),
         seed=seed,
     )
     check_options(session_options)

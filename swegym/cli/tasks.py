@@ -53,14 +53,14 @@ def list_tasks(
     table.add_column("statement")
     for task_id in ids[:limit]:
         task = found.get(task_id)
-        table.add_row(task_id, task.labels.get("split", "-"), _first_line(task.statement, num_chars=90))
+        table.add_row(task_id, task.labels.get("split", "-"), _shortened(task.statement, num_chars=100))
     Console().print(table)
     if len(ids) > limit:
         print(f"{limit} of {len(ids)}; --limit shows more")
 
 
-def _first_line(text: str, *, num_chars: int) -> str:
-    line = text.strip().partition("\n")[0]
+def _shortened(text: str, *, num_chars: int) -> str:
+    line = " ".join(text.split())
     return line if len(line) <= num_chars else line[: num_chars - 3] + "..."
 
 

@@ -10,16 +10,17 @@ import typer
 if TYPE_CHECKING:
     from swegym.core.config import Section
 
-__all__ = ["app", "overrides_from"]
+__all__ = ["WITH_OVERRIDES", "app", "overrides_from"]
 
 app = typer.Typer(no_args_is_help=True, help="Train a policy.")
 S = TypeVar("S", bound="Section")
 
 # Unknown options are the configuration's own keys: --section.key=value.
-_WITH_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+WITH_OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 ConfigFiles = Annotated[
-    list[Path] | None, typer.Option("--config", "-c", help="TOML file; may be given again, later ones win.")
+    list[str] | None,
+    typer.Option("--config", "-c", help="TOML file, or the name of a recipe that ships; later ones win."),
 ]
 RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder to make. Default: runs/STAGE-DATE-TIME.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration as JSON and stop.")]
@@ -47,18 +48,23 @@ def overrides_from(arguments: list[str]) -> list[str]:
     return overrides
 
 
-def _resolve(section: type[S], files: list[Path] | None, arguments: list[str], *, run: Path | None, dry_run: bool) -> S:
+def _resolve(section: type[S], files: list[str] | None, arguments: list[str], *, run: Path | None, dry_run: bool) -> S:
     from swegym.core.config import load_config
+    from swegym.train.config import recipe_path
 
+    def is_recipe(name: str) -> bool:
+        return not Path(name).exists() and Path(name).name == name and not Path(name).suffix
+
+    paths = [recipe_path(name) if is_recipe(name) else Path(name) for name in files or []]
     overrides = overrides_from(arguments) + ([f"--run={run}"] if run else [])
-    config = load_config(section, files, overrides)
+    config = load_config(section, paths, overrides)
     if dry_run:
         print(config.model_dump_json(indent=2))
         raise typer.Exit
     return config
 
 
-@app.command("rl", context_settings=_WITH_OVERRIDES)
+@app.command("rl", context_settings=WITH_OVERRIDES)
 def rl(context: typer.Context, config: ConfigFiles = None, run: RunOption = None, dry_run: DryRun = False) -> None:
     """Reinforcement learning with GRPO: Ray actors, vLLM rollouts, tests as reward.
 
@@ -77,7 +83,7 @@ def rl(context: typer.Context, config: ConfigFiles = None, run: RunOption = None
     print_summary(summary)
 
 
-@app.command("sft", context_settings=_WITH_OVERRIDES)
+@app.command("sft", context_settings=WITH_OVERRIDES)
 def sft(context: typer.Context, config: ConfigFiles = None, run: RunOption = None, dry_run: DryRun = False) -> None:
     """Supervised fine-tuning on demonstrations. Settings as in `train rl`."""
     from swegym.train.config import SftConfig

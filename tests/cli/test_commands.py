@@ -142,6 +142,13 @@ def test_dry_run_prints_the_resolved_configuration(swegym: Swegym, tmp_path: Pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(("stage", "recipe"), [("rl", "demo"), ("rl", "paper"), ("sft", "base")])
+def test_recipes_that_ship_are_known_by_name(swegym: Swegym, stage: str, recipe: str) -> None:
+    done = swegym("train", stage, "--config", recipe, "--seed=7", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["seed"] == 7
+
+
 def test_doctor_says_what_is_there_and_how_to_add_the_rest(swegym: Swegym, no_engine: dict[str, str]) -> None:
     done = swegym("doctor", "--json", env=no_engine)
     assert done.returncode == 0, done.stderr

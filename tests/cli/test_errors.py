@@ -26,6 +26,8 @@ TINY = ("--env", "swegym/Tiny-v0", "--sandbox", "local")
         (("train", "rl", "--algo.group_size=1", "--dry-run"), "algo.group_size"),
         (("train", "rl", "--algo.group_size", "--dry-run"), "has no value"),
         (("train", "rl", "--config", "absent.toml", "--dry-run"), "no config file absent.toml"),
+        (("train", "rl", "--config", "paprika", "--dry-run"), "no recipe named 'paprika'; did you mean paper?"),
+        (("demo", "--algo.grup_size=4"), "did you mean 'algo.group_size'?"),
         (("train", "sft", "--batch_size=0", "--dry-run"), "batch_size"),
         (("eval", "--policy", "oracle"), "say which tasks"),
         (("eval", "--env", "swegym/Tinny-v0", "--policy", "oracle"), "did you mean swegym/Tiny-v0, "),

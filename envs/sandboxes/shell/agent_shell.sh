@@ -3,13 +3,16 @@
 # The host sends, per command,
 #   \_swegym_begin LENGTH TIMEOUT SAVE;\builtin eval -- "$_swegym" </dev/null >&61 2>&61 58>&- 60>&- 61>&-
 #   (LENGTH bytes of the command)\_swegym_end $? NONCE
-# (the backslashes keep aliases out).# The shell's own stdout and stderr are /dev/null (`set -x` traces our lines there); 61 is the channel out,
+# (the backslashes keep aliases out). The shell's own stdout and stderr are /dev/null (`set -x` traces our lines there); 61 is the channel out,
 # 60 the watchdog's pipe and 58 the data stream. A redirection of `eval` is undone after it, whatever `exec` did inside.
 
 unset BASH_ENV
 exec 55<&-
-declare +x _swegym_loaded _swegym_saved
-[[ $_swegym_loaded ]] && _swegym_wanted=$_swegym_saved && . "$_swegym_loaded" && _swegym_saved=$_swegym_wanted
+set -- "$_swegym_saved" # the loaded state has a value of its own for this variable
+if [[ $_swegym_loaded ]]; then . "$_swegym_loaded"; fi
+declare +x _swegym_loaded
+declare +x _swegym_saved=$1
+set --
 if [[ -s /tmp/.swegym/cwd ]]; then cd -- "$(</tmp/.swegym/cwd)" && : >/tmp/.swegym/cwd; fi
 
 # Write what makes this shell: working directory, options of shopt, umask, functions, variables, aliases.
@@ -39,13 +42,19 @@ _swegym_arm() {
 # $1 bytes of the channel become the command; $2 its time in hundredths of a second; $3 is 1 for a command that may
 # kill the shell or the watchdog: the state is saved first, and the arming kept where a new watchdog finds it.
 _swegym_begin() {
-    local status=$?
+    _swegym_status=$?
     builtin trap _swegym_save EXIT
     LC_ALL=C builtin read -rN "$1" _swegym
     _swegym_arm "$2" "$3"
     if (($3)); then (_swegym_save) || :; fi
-    [[ $- == *e* ]] || builtin return "$status"
+    _swegym_resume
 }
+
+# The next command sees the exit code of the one before in `$?`.
+_swegym_resume() { [[ $- == *e* ]] || builtin return "$_swegym_status"; }
+
+# The command does not parse, and the error has been shown: its status is 2.
+_swegym_refuse() { _swegym='\builtin test . -eq 2>/dev/null'; }
 
 # $1 exit code, $2 the command's secret.
 _swegym_end() {
@@ -108,5 +117,5 @@ _swegym_read() {
     builtin printf '\036%s %d\036' "$3" "$status" >&58
 }
 
-readonly -f _swegym_save _swegym_arm _swegym_begin _swegym_end _swegym_settle _swegym_write _swegym_read
+readonly -f _swegym_save _swegym_arm _swegym_begin _swegym_resume _swegym_refuse _swegym_end _swegym_settle _swegym_write _swegym_read
 trap _swegym_save EXIT

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from swegym.core.sandbox import Sandbox, SandboxProvider, SandboxSpec
 from swegym.envs.sandboxes import make_provider
 
 BASE_IMAGE = os.environ.get("SWEGYM_TEST_IMAGE", "swegym-base:bookworm")
 BACKENDS = [pytest.param("local"), pytest.param("docker", marks=pytest.mark.docker)]
 
-MakeSandbox = Callable[..., Awaitable[Sandbox]]
-
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def base_image() -> str:
+    return BASE_IMAGE
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from swegym.core.errors import ConfigError
 from swegym.core.sandbox import Sandbox
 
@@ -90,7 +91,35 @@ async def test_kill_everything(sandbox: Sandbox) -> None:
 async def test_incomplete_syntax(sandbox: Sandbox, command: str) -> None:
     result = await sandbox.run(command, timeout_s=5)
     assert result.killed_by is None
-    assert await output(sandbox, "echo fine") == "fine\n"
+    for i in range(10):
+        assert await output(sandbox, f"echo fine {i}") == f"fine {i}\n"
+        assert not (await sandbox.run("true")).shell_restarted
+
+
+@pytest.mark.parametrize("command", ["echo $(", 'x="$(echo ")"', "cat <(echo", "echo $(;)", "pwd; $(case x in"])
+async def test_unclosed_substitution_is_a_syntax_error(sandbox: Sandbox, command: str) -> None:
+    result = await sandbox.run(command)
+    assert (result.exit_code, result.shell_restarted) == (2, False)
+    assert result.text.startswith("bash: eval: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("shopt -s extglob\necho $(echo 1) !(link|run.sh)", "1 package\n"),
+        ("# comment $(\necho a", "a\n"),
+        ("cat <<'EOF'\n$( unclosed\nEOF", "$( unclosed\n"),
+        ("echo '$('; (exit 0)", "$(\n"),
+        ("if !(false); then echo $((1 + 2)) $(echo x); fi", "3 x\n"),
+        ("set -- a b\necho $(echo $2) $(cat <<< c) $(case q in q) echo d;; esac)", "b c d\n"),
+        ("set -e; x=$(false) || echo kept", "kept\n"),
+        ("set -e; ! true", ""),
+    ],
+)
+async def test_parsing_first_changes_no_meaning(sandbox: Sandbox, command: str, text: str) -> None:
+    await sandbox.run("(exit 5)")
+    assert await output(sandbox, "echo $? $(echo x)") == "5 x\n"
+    assert (await sandbox.run(command)).text == text
 
 
 @pytest.mark.parametrize(

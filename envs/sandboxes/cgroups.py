@@ -1,0 +1,89 @@
+"""Control groups for the local back end: limits of a whole sandbox, where this user may make them (root, mostly).
+
+Without them a sandbox only has ulimits, which hold per process, and the one on processes does not hold for root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from swegym.core.sandbox import SandboxLimits
+
+__all__ = ["ControlGroup"]
+
+_ROOT = Path("/sys/fs/cgroup")
+
+
+class ControlGroup:
+    """Limits on memory and processes of everything that descends from one process."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self._folders = folders
+
+    @classmethod
+    def create(cls, name: str, limits: SandboxLimits) -> ControlGroup | None:
+        """A new group, or None where this user or this kernel cannot make one."""
+        group = cls(_folders(name))
+        try:
+            for folder in group._folders:
+                folder.mkdir()
+                _limit(folder, limits)
+        except OSError:
+            group.remove()
+            return None  # not ours to make: the ulimits are what remains
+        return group if group._folders else None
+
+    def add(self, pid: int) -> None:
+        """Put a process in, and with it what it will start. Raises OSError."""
+        for folder in self._folders:
+            (folder / "cgroup.procs").write_text(str(pid))
+
+    def num_oom_kills(self) -> int:
+        """Processes of the group that the kernel killed for want of memory."""
+        for folder in self._folders:
+            for name in ("memory.events", "memory.oom_control"):
+                with contextlib.suppress(OSError):
+                    fields = dict(line.split() for line in (folder / name).read_text().splitlines())
+                    return int(fields.get("oom_kill", 0))
+        return 0
+
+    def remove(self) -> None:
+        """Delete the group; its processes must have been killed."""
+        for folder in self._folders:
+            for _ in range(50):
+                try:
+                    folder.rmdir()
+                except FileNotFoundError:
+                    break
+                except OSError:  # the last process is still on its way out
+                    time.sleep(0.01)
+                else:
+                    break
+
+    @classmethod
+    def remove_named(cls, name: str) -> None:
+        """Delete the group that a dead owner left."""
+        cls(_folders(name)).remove()
+
+
+def _folders(name: str) -> list[Path]:
+    """One folder where there is one hierarchy (version 2), one per controller where there are several (version 1)."""
+    if (_ROOT / "cgroup.controllers").exists():
+        return [_ROOT / f"swegym.{name}"]
+    return [_ROOT / controller / f"swegym.{name}" for controller in ("pids", "memory") if (_ROOT / controller).is_dir()]
+
+
+def _limit(folder: Path, limits: SandboxLimits) -> None:
+    wanted = {
+        "pids.max": limits.num_processes,
+        "memory.max": limits.memory_bytes,
+        "memory.swap.max": 0,
+        "memory.limit_in_bytes": limits.memory_bytes,
+    }
+    written = [name for name in wanted if (folder / name).exists()]
+    for name in written:
+        (folder / name).write_text(str(wanted[name]))
+    if not written:
+        raise OSError(f"{folder} has no controller of memory or processes")
