@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from swegym.agents.tokenizer import BpeTokenizer
+from swegym.core.seeding import derive_seed
 from swegym.core.store import EpisodeStore
 from swegym.core.trajectory import Trajectory
 from swegym.train.config import RlConfig
 from swegym.train.engine.actor import RemoteEngine
+
+if TYPE_CHECKING:
+    from swegym.train.sft import SftExample
 
 __all__ = ["LearnerActor", "RolloutActor"]
 
@@ -72,10 +77,17 @@ class LearnerActor:
         torch.manual_seed(config.seed)
         self._tokenizer = BpeTokenizer.load(checkpoint)
         self._learner = Learner(load_checkpoint(checkpoint), config)
+        self._rehearsal: Iterator[SftExample] = iter(())
+        self._num_rehearsal = config.algo.rehearsal_examples
+        if self._num_rehearsal:
+            from swegym.train.demonstrations import demonstrations, library_mutations
+
+            seed = derive_seed(config.seed, "rehearsal")
+            self._rehearsal = demonstrations(library_mutations(), self._tokenizer, seed)
 
     def step(self, groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
         """See Learner.step."""
-        return self._learner.step(groups)
+        return self._learner.step(groups, tuple(islice(self._rehearsal, self._num_rehearsal)))
 
     def save_weights(self, folder: str) -> str:
         """Write a Hugging Face folder; returns it."""

@@ -117,6 +117,8 @@ class AlgoSection(Section):
     """A trajectory that hit a limit: "keep" trains on its reward, "mask" leaves it out of baseline and loss."""
     gibberish_token_id: int = Field(default=100_000, ge=0)
     """Rare tokens have ids above this; a trajectory with a very unlikely one is dropped."""
+    rehearsal_examples: int = Field(default=0, ge=0)
+    """Supervised examples, the scripted teacher's, that are mixed into a step."""
     rehearsal_weight: float = Field(default=0.1, ge=0)
     """Factor on the NLL of supervised examples that are mixed into a step."""
     reward: dict[str, float] = Field(default={"tests": 1.0}, min_length=1)

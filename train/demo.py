@@ -1,6 +1,6 @@
 """`swegym demo`: real bugs in a real package, a small CWM, GRPO, evaluation before and after, and what happened.
 
-Task set from the package's sdist -> Ray, vLLM, sandboxes -> 40 GRPO steps -> held-out evaluation -> summary, plot, replay.
+Task set from the package's sdist -> Ray, vLLM, sandboxes -> GRPO -> held-out evaluation -> summary, plot, replay.
 """
 
 from __future__ import annotations

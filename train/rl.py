@@ -2,7 +2,7 @@
 
 Kept from CWM (arXiv 2510.02387, section 5.2 and appendix C): groups of G, length-weighted baseline without a standard
 deviation, fixed normaliser, clipping on the ratio of trainer to engine, no KL, zero-advantage trajectories dropped.
-Left out here: collecting while learning, rehearsal data, the length schedule and environment mixtures.
+Left out here: collecting while learning, the length schedule and environment mixtures.
 
     swegym train rl --config recipe.toml --run runs/first
 

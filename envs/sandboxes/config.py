@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from pydantic import Field
 
 from swegym.core.config import Section
 
-__all__ = ["SandboxConfig"]
+__all__ = ["DEFAULT_BASE_IMAGE", "SandboxConfig"]
+
+DEFAULT_BASE_IMAGE = "python:3.11-slim"
 
 
 class SandboxConfig(Section):
@@ -16,8 +19,9 @@ class SandboxConfig(Section):
 
     backend: str = "auto"
     """auto | docker | local; auto is docker where an engine answers, else local."""
-    base_image: str = "python:3.11-slim"
-    """Docker: image that a task's workspace and dependencies are put on; must hold bash, coreutils, git, python."""
+    base_image: str = Field(default_factory=lambda: os.environ.get("SWEGYM_BASE_IMAGE") or DEFAULT_BASE_IMAGE)
+    """Docker: image that a task's workspace and dependencies are put on; must hold bash, coreutils, git, python. By
+    default the environment variable SWEGYM_BASE_IMAGE, else python:3.11-slim."""
     runtime: str | None = None
     """Docker: name of an OCI runtime known to the engine, such as runsc; None is the engine's default."""
     user: str | None = None

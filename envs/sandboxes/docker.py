@@ -8,7 +8,6 @@ reads the end of its input and exits, and the engine deletes it (stdin_once, aut
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -167,7 +166,7 @@ class DockerSandbox(ShellSandbox):
             with boundary(SandboxError, f"removing container {self.sandbox_id}"):
                 await self._provider.call(self._provider.remove_container, self.sandbox_id)
                 if self._own_image is not None:
-                    await self._provider.call(self._provider.remove_image, self._own_image)
+                    await self._provider.discard_image(self._own_image)
         finally:
             self._provider.forget(self)
 
@@ -197,6 +196,8 @@ class DockerProvider:
         self._starts = asyncio.Semaphore(self.config.max_starts)
         self._sandboxes: set[DockerSandbox] = set()
         self.snapshots: set[str] = set()
+        self._discarded: list[str] = []
+        self._discarding = asyncio.Lock()
         self._is_closed = False
 
     async def call(self, function: Any, *arguments: Any, **options: Any) -> Any:
@@ -242,11 +243,22 @@ class DockerProvider:
             if error.status_code != 409:  # 409: its removal is in progress
                 raise
 
-    def remove_image(self, image: str) -> None:
+    async def discard_image(self, image: str | None) -> None:
+        """Delete a snapshot, and those that were kept so far because another one or a container is built on them."""
         import docker
 
-        with contextlib.suppress(docker.errors.ImageNotFound):
-            self.client.remove_image(image, force=True)
+        async with self._discarding:  # the engine trips over removals of related images at the same time
+            self._discarded += [image] if image else []
+            for tag in reversed(self._discarded[:]):
+                try:
+                    await self.call(self.client.remove_image, tag, force=True)
+                except docker.errors.ImageNotFound:
+                    pass  # what was wanted
+                except docker.errors.APIError as error:
+                    if error.status_code != 409:
+                        raise
+                    continue  # 409: still in use
+                self._discarded.remove(tag)
 
     def forget(self, sandbox: DockerSandbox) -> None:
         self._sandboxes.discard(sandbox)
@@ -256,8 +268,10 @@ class DockerProvider:
             return
         self._is_closed = True
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes)))
-        for image in sorted(self.snapshots):
-            await self.call(self.remove_image, image)
+        self._discarded += sorted(self.snapshots)
+        for _ in range(len(self._discarded)):  # each pass frees what the images of the one before were built on
+            if self._discarded:
+                await self.discard_image(None)
         self._pool.shutdown(wait=False)
         self.client.close()
         self._build_client.close()

@@ -58,7 +58,8 @@ def episodes_table(trajectories: Iterable[Trajectory]) -> None:
     from rich.table import Table
 
     table = Table(show_edge=False, pad_edge=False)
-    for heading in ("episode", "task", "turns", "tokens", "end", "resolved", "reward"):
+    table.add_column("episode", no_wrap=True)
+    for heading in ("task", "turns", "tokens", "end", "resolved", "reward"):
         table.add_column(heading, overflow="fold")
     for item in trajectories:
         is_valid = item.validity.value == "valid"

@@ -1,4 +1,4 @@
-"""The whole loop, real: tasks built from a repository, local sandboxes, Ray actors, vLLM, the learner, the run folder."""
+"""The whole loop, real: tasks built from a repository, local sandboxes, Ray actors, vLLM, learner, run folder."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ SMALL = [
     "--algo.min_mixed_share=0",
     "--eval.samples_per_task=2",
     "--checkpoint_every=1",
+    "--algo.rehearsal_examples=4",
 ]
 
 

@@ -8,10 +8,10 @@
 
 unset BASH_ENV
 exec 55<&-
-set -- "$_swegym_saved" # the loaded state has a value of its own for this variable
+set -- "$_swegym_saved" "$_swegym_generation" # the loaded state has values of its own for these
 if [[ $_swegym_loaded ]]; then . "$_swegym_loaded"; fi
 declare +x _swegym_loaded
-declare +x _swegym_saved=$1
+declare +x _swegym_saved=$1 _swegym_generation=$2
 set --
 if [[ -s /tmp/.swegym/cwd ]]; then cd -- "$(</tmp/.swegym/cwd)" && : >/tmp/.swegym/cwd; fi
 
@@ -26,7 +26,7 @@ _swegym_save() {
         builtin declare -f
         builtin alias -p
         builtin declare -p
-        builtin printf 'cd -- %q\n# complete\n' "$PWD"
+        builtin printf 'cd -- %q\n# complete %d\n' "$PWD" "$_swegym_generation"
     } >"$_swegym_saved"
 }
 
@@ -117,5 +117,6 @@ _swegym_read() {
     builtin printf '\036%s %d\036' "$3" "$status" >&58
 }
 
-readonly -f _swegym_save _swegym_arm _swegym_begin _swegym_resume _swegym_refuse _swegym_end _swegym_settle _swegym_write _swegym_read
+readonly -f _swegym_save _swegym_arm _swegym_begin _swegym_resume _swegym_refuse _swegym_end _swegym_settle
+readonly -f _swegym_write _swegym_read
 trap _swegym_save EXIT

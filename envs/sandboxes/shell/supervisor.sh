@@ -145,24 +145,27 @@ drain_messages() {
     while read -rt 0 -u 54; do IFS= read -rt 0.1 -u 54 stale; done
 }
 
-# Sets `loaded` and `saved` to the files that the next shell reads its state from and writes it to: the newer one that
-# was written to its end, and the other.
+# Sets `loaded` and `saved` to the files that the next shell reads its state from and writes it to: the latest that was
+# written to its end, and the other. They are numbered, since the times of files do not survive a commit exactly.
 choose_state() {
-    local file text
-    loaded= saved=$folder/state.0
+    local file text number
+    loaded= saved=$folder/state.0 generation=0
     for file in "$folder/state.0" "$folder/state.1"; do
         text=
         [[ -r $file ]] && IFS= read -rd '' text <"$file"
-        [[ $text == *$'\n# complete\n' ]] || continue
-        [[ ! $loaded || $file -nt $loaded ]] && loaded=$file
+        number=${text##*$'\n# complete '}
+        [[ $number == [0-9]*$'\n' ]] || continue
+        number=${number%$'\n'}
+        ((number > generation)) && loaded=$file generation=$number
     done
+    ((generation++))
     [[ $loaded == "$saved" ]] && saved=$folder/state.1
 }
 
 start_shell() {
     choose_state
-    BASH_ENV=/dev/fd/55 _swegym_loaded=$loaded _swegym_saved=$saved bash --norc --noprofile \
-        <&57 54>&- 56>&- 57<&- 60>&59 59>&- 55<<<"$shell_start" &
+    BASH_ENV=/dev/fd/55 _swegym_loaded=$loaded _swegym_saved=$saved _swegym_generation=$generation \
+        bash --norc --noprofile <&57 54>&- 56>&- 57<&- 60>&59 59>&- 55<<<"$shell_start" &
     shell=$!
 }
 

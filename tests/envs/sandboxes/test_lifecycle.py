@@ -55,6 +55,14 @@ async def test_fork_is_an_independent_copy(sandbox: Sandbox) -> None:
     assert (await second.run("f; cat only_in_fork")).text == "f5\nc\n"
 
 
+async def test_the_latest_state_wins_whatever_the_times_of_files(sandbox: Sandbox) -> None:
+    for i in range(1, 13):
+        assert (await sandbox.run(f"x={i}; (exit 3); exit 3")).shell_restarted
+        await sandbox.run("touch -d @1000000000 /tmp/.swegym/*")
+        fork = await sandbox.fork() if i in (5, 6) else sandbox
+        assert (await fork.run("echo $x")).text == f"{i}\n"
+
+
 async def test_snapshot_starts_new_sandboxes(provider: SandboxProvider, sandbox: Sandbox, spec: SandboxSpec) -> None:
     await sandbox.run("cd package; x=1; echo a >new")
     snapshot = await sandbox.snapshot()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_other_threads_keep_their_descriptors(factory: LoopFactory) -> None:
     def open_files() -> None:
         while not stop.is_set():
             try:
-                with open("/dev/null", "rb") as file:
+                with Path("/dev/null").open("rb") as file:
                     file.read()
             except OSError as error:
                 faults.append(error)
