@@ -39,6 +39,7 @@ def run_demo(
     seed: int = 0,
     run: Path | None = None,
     package: str = PACKAGE,
+    tasks: Path | None = None,
     progress: Progress | None = None,
     overrides: list[str] | None = None,
 ) -> tuple[RunFolder, dict[str, Any]]:
@@ -48,6 +49,7 @@ def run_demo(
         seed: of tasks, training and evaluation.
         run: run folder to make; None: `runs/demo-seed-N`, or the next free one.
         package: PyPI requirement whose sdist holds the code and the tests.
+        tasks: task set to use instead of building one, for example another demo's.
         progress: where progress goes.
         overrides: of the recipe, such as `--optim.lr=0`.
 
@@ -60,11 +62,12 @@ def run_demo(
     """
     progress = progress or PlainProgress()
     folder = run or _free_folder(Path("runs") / f"demo-seed-{seed}")
-    taskset = (folder / "tasks").absolute()
+    taskset = (tasks or folder / "tasks").absolute()
     config = demo_config(seed, taskset, overrides)
     record = RunFolder.create(folder, config)
-    progress.stage(f"Building tasks from {package}: mutating, and running its own tests on every mutant")
-    _build(package, taskset, seed, config.rollout.sandbox, progress)
+    if tasks is None:
+        progress.stage(f"Building tasks from {package}: one-token bugs that its own tests notice")
+        _build(package, taskset, seed, config.rollout.sandbox, progress)
     summary = run_rl(config, record, progress)
     return record, summary
 

