@@ -36,7 +36,7 @@ class RolloutActor:
         else:
             from swegym.train.engine.policy import EnginePolicy
 
-            policy = EnginePolicy(engines, tokenizer)
+            policy = EnginePolicy(engines, tokenizer, gather_s=config.engine.gather_s)
         self._collector = Collector(config, policy, tokenizer, EpisodeStore(episodes))
 
     async def sandbox(self) -> str:
@@ -84,6 +84,10 @@ class LearnerActor:
 
             seed = derive_seed(config.seed, "rehearsal")
             self._rehearsal = demonstrations(library_mutations(), self._tokenizer, seed)
+
+    def version(self) -> int:
+        """Optimizer steps done; also tells that the learner has started."""
+        return self._learner.policy_version
 
     def step(self, groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
         """See Learner.step."""

@@ -52,6 +52,7 @@ class Cluster:
             worker.remote(config, source, episodes, self.engines) for _ in range(config.rollout.num_workers)
         ]
         self._learner = learner
+        self._get(learner.version.remote())  # a learner that cannot start is told at once
         self.sandbox: str = self._get(self._workers[0].sandbox.remote())
 
     def collect(
@@ -152,7 +153,10 @@ class Cluster:
                 raise error.cause from None
             raise TrainingError(f"{type(error.cause).__name__}: {error.cause}") from error
         except ray.exceptions.RayActorError as error:
-            raise TrainingError(f"an actor of the run died: {str(error).splitlines()[0]}") from error
+            lines = str(error).strip().splitlines()
+            raise TrainingError(
+                f"an actor of the run died: {lines[0]} {lines[-1] if len(lines) > 1 else ''}"
+            ) from error
 
 
 @contextmanager

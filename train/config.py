@@ -197,6 +197,8 @@ class EngineSection(Section):
     """`torch` samples in the rollout worker's own process, for small models and tests."""
     num_engines: int = Field(default=1, ge=1)
     """vLLM engines; each has its own copy of the weights."""
+    gather_s: float = Field(default=0.0, ge=0)
+    """vLLM: seconds; requests start together at multiples of it. For small models on a CPU (see EnginePolicy)."""
     vllm: EngineConfig = EngineConfig()
     """Settings of each vLLM engine."""
 
