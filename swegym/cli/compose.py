@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
     from pydantic import BaseModel
+    from rich.console import Console
 
     from swegym.core.runfolder import RunFolder
 
-__all__ = ["default_run_folder", "env_spec", "extra", "new_run", "print_summary", "task_options"]
+__all__ = ["default_run_folder", "env_spec", "extra", "new_run", "out", "print_summary", "task_options"]
+
+PIPE_WIDTH = 160
 
 
 @contextmanager
@@ -119,12 +122,18 @@ def new_run(path: Path | None, kind: str, config: BaseModel | None = None) -> It
         raise
 
 
+def out() -> Console:
+    """The console on stdout. In a pipe or a log it is wide, so that no id or path is broken over lines."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
 def print_summary(summary: dict[str, Any]) -> None:
     """The run's closing numbers, one line each."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(show_header=False, show_edge=False, pad_edge=False)
     for key, value in summary.items():
         table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    out().print(table)

@@ -24,10 +24,11 @@ def doctor(
 
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from swegym.cli.compose import out
+
+    console = out()
     table = Table(show_edge=False, pad_edge=False)
     for heading in ("", "has", "what", "enables"):
         table.add_column(heading, overflow="fold")

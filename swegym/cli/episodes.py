@@ -54,8 +54,9 @@ def ls(
 
 def episodes_table(trajectories: Iterable[Trajectory]) -> None:
     """One line per episode."""
-    from rich.console import Console
     from rich.table import Table
+
+    from swegym.cli.compose import out
 
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("episode", no_wrap=True)
@@ -74,7 +75,7 @@ def episodes_table(trajectories: Iterable[Trajectory]) -> None:
             outcome if is_valid else f"invalid: {item.validity.value}",
             reward,
         )
-    Console().print(table)
+    out().print(table)
 
 
 def session_options_of(run: RunFolder, trajectory: Trajectory, taskset: str | None) -> SessionOptions:
@@ -121,14 +122,13 @@ def replay(
     base_image: opt.BaseImage = None,
 ) -> None:
     """Show an episode turn by turn. With --execute: exit status 1 when the world answers differently."""
-    from rich.console import Console
-
+    from swegym.cli.compose import out
     from swegym.core.runfolder import RunFolder
     from swegym.run.view import render_episode
 
     folder = RunFolder.open(run)
     trajectory = folder.episodes.get(episode)
-    Console().print(render_episode(trajectory, turn=turn))
+    out().print(render_episode(trajectory, turn=turn))
     if not execute:
         return
     import asyncio

@@ -12,9 +12,9 @@ app = typer.Typer(no_args_is_help=True, help="List and remove sandboxes on this 
 @app.command("ls")
 def ls() -> None:
     """List every sandbox of swegym on this machine, with its owner."""
-    from rich.console import Console
     from rich.table import Table
 
+    from swegym.cli.compose import out
     from swegym.envs.sandboxes.reaper import list_sandboxes
 
     table = Table(show_edge=False, pad_edge=False)
@@ -28,7 +28,7 @@ def ls() -> None:
             f"process {item.owner.partition(':')[0] or '?'}",
             "orphan" if item.is_orphan else "in use",
         )
-    Console().print(table if found else "no sandboxes")
+    out().print(table if found else "no sandboxes")
 
 
 @app.command("prune")

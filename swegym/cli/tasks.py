@@ -40,9 +40,9 @@ def list_tasks(
     if taskset is None:
         _list_registered()
         return
-    from rich.console import Console
     from rich.table import Table
 
+    from swegym.cli.compose import out
     from swegym.envs import resolve_task_set
 
     found = resolve_task_set(taskset)
@@ -54,7 +54,7 @@ def list_tasks(
     for task_id in ids[:limit]:
         task = found.get(task_id)
         table.add_row(task_id, task.labels.get("split", "-"), _shortened(task.statement, num_chars=100))
-    Console().print(table)
+    out().print(table)
     if len(ids) > limit:
         print(f"{limit} of {len(ids)}; --limit shows more")
 
@@ -66,9 +66,9 @@ def _shortened(text: str, *, num_chars: int) -> str:
 
 def _list_registered() -> None:
     import gymnasium
-    from rich.console import Console
     from rich.table import Table
 
+    from swegym.cli.compose import out
     from swegym.core.registration import SWE_ENV_ENTRY_POINT
     from swegym.core.registries import tasksets
 
@@ -81,7 +81,7 @@ def _list_registered() -> None:
     for spec in gymnasium.registry.values():
         if spec.entry_point == SWE_ENV_ENTRY_POINT:
             table.add_row("environment", spec.id, str(spec.kwargs.get("taskset", "")))
-    Console().print(table)
+    out().print(table)
 
 
 @app.command("show")
