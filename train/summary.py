@@ -52,17 +52,20 @@ def summarize(
 
 
 def best_and_worst(episodes: Iterable[Trajectory], label: str) -> tuple[str | None, str | None]:
-    """Ids of the best and the worst valid episode of one phase; among equals the one that acted most."""
-    best: tuple[tuple[float, int], str] | None = None
+    """Ids of the best and the worst valid episode of one phase.
+
+    Among equals the best is the one that was submitted in the fewest turns, the worst the one that took the most.
+    """
+    best: tuple[tuple[float, bool, int], str] | None = None
     worst: tuple[tuple[float, int], str] | None = None
     for item in episodes:
         if item.validity is not Validity.VALID or item.reward is None or not item.group_id.startswith(label):
             continue
-        rank, low_rank = (item.reward, len(item.turns)), (-item.reward, len(item.turns))
-        if best is None or rank > best[0]:
-            best = rank, item.episode_id
-        if worst is None or low_rank > worst[0]:
-            worst = low_rank, item.episode_id
+        high, low = (item.reward, item.terminated, -len(item.turns)), (-item.reward, len(item.turns))
+        if best is None or high > best[0]:
+            best = high, item.episode_id
+        if worst is None or low > worst[0]:
+            worst = low, item.episode_id
     return (best[1] if best else None), (worst[1] if worst else None)
 
 

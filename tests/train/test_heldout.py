@@ -58,6 +58,7 @@ def test_best_and_worst_are_valid_and_of_the_phase() -> None:
     episodes = [
         episode("early", "a", True, label="eval-00000"),
         episode("good", "a", True, label="eval-00002", turns=2),
+        episode("long", "a", True, label="eval-00002", turns=5),
         episode("bad", "b", False, label="eval-00002", turns=3),
         episode("broken", "c", False, valid=False, label="eval-00002", turns=9),
     ]
