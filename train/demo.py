@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from swegym.core.config import load_config
-from swegym.core.errors import ConfigError
+from swegym.core.errors import ConfigError, SwegymError
 from swegym.core.progress import PlainProgress, Progress
 from swegym.core.runfolder import RunFolder
 from swegym.envs.sandboxes import make_provider
@@ -65,10 +65,14 @@ def run_demo(
     taskset = (tasks or folder / "tasks").absolute()
     config = demo_config(seed, taskset, overrides)
     record = RunFolder.create(folder, config)
-    if tasks is None:
-        progress.stage(f"Building tasks from {package}: one-token bugs that its own tests notice")
-        _build(package, taskset, seed, config.rollout.sandbox, progress)
-    summary = run_rl(config, record, progress)
+    try:
+        if tasks is None:
+            progress.stage(f"Building tasks from {package}: one-token bugs that its own tests notice")
+            _build(package, taskset, seed, config.rollout.sandbox, progress)
+        summary = run_rl(config, record, progress)
+    except SwegymError:
+        record.discard_unused()
+        raise
     return record, summary
 
 

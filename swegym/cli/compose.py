@@ -107,8 +107,6 @@ def new_run(path: Path | None, kind: str, config: BaseModel | None = None) -> It
     Raises:
         ConfigError: it exists already, or cannot be made.
     """
-    import shutil
-
     from swegym.core.errors import SwegymError
     from swegym.core.runfolder import RunFolder
 
@@ -117,8 +115,7 @@ def new_run(path: Path | None, kind: str, config: BaseModel | None = None) -> It
     try:
         yield run
     except SwegymError:
-        if {item.name for item in run.path.iterdir()} <= {"config.json", "versions.json"}:
-            shutil.rmtree(run.path)
+        run.discard_unused()
         raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -91,6 +92,11 @@ class RunFolder:
         if not (Path(path) / "config.json").is_file():
             raise ConfigError(f"{path} is not a run folder (no config.json)")
         return cls(path)
+
+    def discard_unused(self) -> None:
+        """Remove the folder if nothing but the start of a run is in it, so that its name is free again."""
+        if {item.name for item in self.path.iterdir()} <= {"config.json", "versions.json"}:
+            shutil.rmtree(self.path)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""

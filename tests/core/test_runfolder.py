@@ -62,3 +62,13 @@ def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, "new \ud800")
     assert path.read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_that_never_began_leaves_its_name_free(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    run.discard_unused()
+    assert not run.path.exists()
+    run = RunFolder.create(tmp_path / "run")
+    run.log(1, {"loss": 0.5})
+    run.discard_unused()
+    assert (run.path / "metrics.jsonl").is_file()
