@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,4 +81,6 @@ def _number(value: float | None) -> str:
 
 
 def _replay_command(run: Path, episode: str) -> str:
-    return f"swegym replay {run} {episode}"
+    """A line that can be pasted: without an activated environment `swegym` is called by its path, as it was now."""
+    is_on_path = shutil.which("swegym") is not None or not Path(sys.argv[0]).is_file()
+    return f"{'swegym' if is_on_path else sys.argv[0]} replay {run} {episode}"
