@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -25,6 +25,7 @@ from swegym.core.registry import load_object
 from swegym.core.sandbox import SandboxSpec
 from swegym.core.task import SweSecret, Task, TaskSet
 from swegym.envs.tasksets.dependencies import ensure_dependencies
+from swegym.envs.tasksets.indexed import IndexedTasks
 
 __all__ = ["FolderTaskSet", "Manifest", "resolve_task_set", "sandbox_spec", "save_task_set", "tiny_task_set"]
 
@@ -50,7 +51,7 @@ class Manifest(Record):
     """Counts of the build, for people."""
 
 
-class FolderTaskSet:
+class FolderTaskSet(IndexedTasks):
     """A `TaskSet` read from a folder. The secret half is not read before the first call of `secret`."""
 
     def __init__(self, path: str | Path, *, strict: bool = True) -> None:
@@ -67,36 +68,20 @@ class FolderTaskSet:
         if not self._folder.is_dir():
             raise ConfigError(f"no task set folder {path}")
         self.manifest = read_manifest(self._folder)
-        self.name = self.manifest.name
         rows, self.bad_rows = _read_rows(self._folder / "tasks.jsonl", Task)
         if self.bad_rows and strict:
             raise ConfigError(_name_rows(self.bad_rows))
-        self._tasks: dict[str, Task] = {}
+        seen: set[str] = set()
         for task in rows:
-            if task.task_id in self._tasks:
+            if task.task_id in seen:
                 raise ConfigError(f"{self._folder / 'tasks.jsonl'}: task id {task.task_id!r} occurs twice")
-            self._tasks[task.task_id] = task
+            seen.add(task.task_id)
+        super().__init__(self.manifest.name, rows)
         self._secrets: dict[str, SweSecret] | None = None
 
     @property
     def requirements(self) -> tuple[str, ...]:
         return self.manifest.requirements
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self._tasks.values())
-
-    def ids(self, split: str | None = None) -> list[str]:
-        """Task ids in file order; `split` picks those with that label."""
-        return [task.task_id for task in self if split is None or task.labels.get("split") == split]
-
-    def get(self, task_id: str) -> Task:
-        """Raises UnknownName."""
-        if task_id not in self._tasks:
-            raise UnknownName(f"task in {self.name!r}", task_id, list(self._tasks))
-        return self._tasks[task_id]
 
     def secret(self, task_id: str) -> SweSecret:
         """Raises UnknownName, ConfigError (the secret file is absent or malformed)."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from swegym.core.errors import ConfigError, TaskError, UnknownName
+from swegym.core.errors import ConfigError, TaskError
 from swegym.core.records import digest
 from swegym.core.task import ImageRecipe, LineEdit, Provenance, SweSecret, SweTask, Task, TaskLimits
+from swegym.envs.tasksets.indexed import IndexedTasks
 from swegym.envs.workspace import apply_line_edits
 
 __all__ = ["RepoTaskSet", "repo_task", "task_set_from_repo"]
@@ -20,7 +21,7 @@ __all__ = ["RepoTaskSet", "repo_task", "task_set_from_repo"]
 IGNORED_FOLDERS = frozenset((".git", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".venv"))
 
 
-class RepoTaskSet:
+class RepoTaskSet(IndexedTasks):
     """A `TaskSet` held in memory, over repository folders that lie side by side."""
 
     def __init__(
@@ -42,28 +43,12 @@ class RepoTaskSet:
         Raises:
             ConfigError: no tasks, or one id twice.
         """
-        self.name = name
+        super().__init__(name, (task for task, _ in tasks))
         self.requirements = tuple(requirements)
         self._folder = Path(folder).resolve()
-        self._tasks = {task.task_id: task for task, _ in tasks}
         self._secrets = {secret.task_id: secret for _, secret in tasks}
         if not tasks or len(self._tasks) != len(tasks):
             raise ConfigError(f"task set {name!r} needs one task or more, each with an id of its own")
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self._tasks.values())
-
-    def ids(self, split: str | None = None) -> list[str]:
-        return [task.task_id for task in self if split is None or task.labels.get("split") == split]
-
-    def get(self, task_id: str) -> Task:
-        """Raises UnknownName."""
-        if task_id not in self._tasks:
-            raise UnknownName(f"task in {self.name!r}", task_id, list(self._tasks))
-        return self._tasks[task_id]
 
     def secret(self, task_id: str) -> SweSecret:
         """Raises UnknownName."""
