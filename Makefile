@@ -50,7 +50,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(if $(filter cpu,$(FLAVOR)),$(BIN)/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec)
 	@touch $@
 
-engine: ## Start a container engine and make the base image, if this user may (nothing is installed)
+engine: $(STAMP) ## Start a container engine and make the base image, if this user may
 	@if ! command -v docker >/dev/null; then echo "no docker command: tests that need an engine are skipped"; \
 	else docker/start_engine.sh && docker/base_image.sh || echo "no engine with a base image: tests that need one are skipped"; fi
 

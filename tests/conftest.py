@@ -1,6 +1,7 @@
 """Which tests can run here: a marker whose facility is absent skips its tests.
 
-`SWEGYM_REQUIRE=docker,vllm,ray` (set by .ci/run) turns such a skip into a failure, so that CI cannot pass by skipping.
+`SWEGYM_REQUIRE=docker,podman,vllm,ray` (set by .ci/run) turns such a skip into a failure, so that CI cannot pass by
+skipping.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from importlib.util import find_spec
 
 import pytest
 
-FACILITIES = ("docker", "vllm", "ray", "gpu")
+FACILITIES = ("docker", "podman", "vllm", "ray", "gpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two busy threads on two shared cores are several times slower than one
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -29,10 +30,18 @@ def _missing_docker() -> str:
         finally:
             client.close()
     except docker.errors.ImageNotFound:
-        return f"the engine has no image {image}; run docker/base_image.sh, or set SWEGYM_TEST_IMAGE"
+        return f"the engine has no image {image}; run `swegym images base`, or set SWEGYM_TEST_IMAGE"
     except (docker.errors.DockerException, OSError) as error:
         return f"no container engine answers ({str(error)[:80]}); run docker/start_engine.sh"
     return ""
+
+
+def _missing_podman() -> str:
+    if os.environ.get("SWEGYM_PODMAN_SOCKET"):
+        return ""
+    if shutil.which("podman") is None:
+        return "no podman on this machine"
+    return "" if os.geteuid() == 0 else "starting a Podman for the tests needs root; or set SWEGYM_PODMAN_SOCKET"
 
 
 def _missing_gpu() -> str:
@@ -46,6 +55,8 @@ def missing(facility: str) -> str:
     """Why a facility cannot be used here; empty when it can."""
     if facility == "docker":
         return _missing_docker()
+    if facility == "podman":
+        return _missing_podman() or missing("docker")  # whose base image it is given
     if facility == "gpu":
         return _missing_gpu()
     return "" if find_spec(facility) else f"the package {facility} is not installed; run make setup"

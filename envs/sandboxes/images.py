@@ -1,155 +1,88 @@
-"""Docker images from a task's folders: dependencies and workspace copied onto a base image, built once per content."""
+"""The image of a sandbox: found, pulled, or made of the task's Dockerfile, workspace and dependencies."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
-import re
-import stat
-import tarfile
-import tempfile
-import threading
+import time
 from collections.abc import Callable
-from io import BytesIO
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from threading import Lock
+from typing import Any
 
-from swegym.core.errors import ConfigError, ImageMissing, SandboxError, boundary
-from swegym.core.records import digest
 from swegym.core.sandbox import SandboxSpec
-from swegym.envs.sandboxes.base import DEPENDENCIES_PATH
+from swegym.envs.sandboxes.image_sources import DockerfileSource, FoldersSource
+from swegym.envs.sandboxes.image_store import ImageStore
 
-__all__ = ["ImageBuilder", "folder_digest"]
+__all__ = ["ImageBuilder"]
 
-_locks: dict[str, threading.Lock] = {}
-_locks_lock = threading.Lock()
-
-
-def folder_digest(folder: str) -> str:
-    """Hash of a tree: relative paths, kinds, executable bits, link targets and contents."""
-    total = hashlib.blake2b(digest_size=16)
-    for path, entries, names in os.walk(folder):
-        entries.sort()
-        links = [name for name in entries if Path(path, name).is_symlink()]
-        for name in sorted([*names, *links]):
-            file = Path(path, name)
-            mode = file.lstat().st_mode
-            total.update(os.fsencode(file.relative_to(folder)) + b"\0%o\0" % (mode & 0o170111))
-            if stat.S_ISLNK(mode):
-                total.update(os.fsencode(file.readlink()) + b"\0")
-            elif stat.S_ISREG(mode):
-                with file.open("rb") as stream:
-                    total.update(hashlib.file_digest(stream, "blake2b").digest())
-    return total.hexdigest()
+_NOTE_USE_EVERY_S = 3600.0
+_Key = tuple[str, str | None, str | None, str | None, str]
 
 
 class ImageBuilder:
-    """Finds, pulls or builds the image of a spec. Its methods block: call them in a thread.
+    """The image of a spec, made at its first use and remembered. Builds have threads of their own.
 
     Args:
-        client: a docker.APIClient whose limit suits a build.
-        base_image: what workspaces are put on.
-        user: owner of the copied files, None for root.
+        store: the engine's images.
+        base_image: what workspaces are put on when a task has no Dockerfile.
+        user: owner of a workspace's copied files, None for root.
     """
 
-    def __init__(self, client: Any, base_image: str, user: str | None) -> None:
-        self._client = client
+    def __init__(self, store: ImageStore, base_image: str, user: str | None) -> None:
+        self._store = store
         self._base_image = base_image
         self._user = user
-        self._tags: dict[tuple[str, str | None, str, str], str] = {}
+        self._images: dict[_Key, tuple[Future[str], float]] = {}
+        self._lock = Lock()
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="swegym-images")
 
-    def ensure(self, spec: SandboxSpec) -> str:
-        """Name of an image that exists. Raises ImageMissing, SandboxError (the build failed)."""
-        if spec.workspace is None:
-            self._require(spec.image)
-            return spec.image
-        key = (spec.workspace, spec.dependencies, spec.workdir, spec.image)
-        with _lock_of(str(key)):
-            if key not in self._tags:
-                self._tags[key] = self._ensure_built(spec)
-            return self._tags[key]
+    async def ensure(self, spec: SandboxSpec) -> str:
+        """Name of an image that exists; a build that several wait for happens once and fails all of them once.
 
-    def _require(self, image: str) -> str:
-        """Id of an image, pulled if need be."""
-        import docker
+        Raises:
+            ConfigError: a folder of the spec is not there.
+            ImageMissing: the image can be neither pulled nor built.
+            SandboxError: the engine failed.
+        """
+        waited_for = asyncio.wrap_future(self._future(spec))
+        waited_for.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # else a cancelled waiter's logs it
+        return await asyncio.shield(waited_for)  # a cancelled waiter cancels no build
 
-        with boundary(SandboxError, f"looking for image {image}"):
-            try:
-                return str(self._client.inspect_image(image)["Id"])
-            except docker.errors.ImageNotFound:
-                pass  # then it is pulled
-        try:
-            self._client.pull(image)
-            return str(self._client.inspect_image(image)["Id"])
-        except (docker.errors.APIError, OSError) as error:
-            raise ImageMissing(
-                f"image {image!r} is not here and cannot be pulled ({_one_line(error)}); `docker pull {image}` where a "
-                "registry can be reached, or make a base image with docker/base_image.sh and set sandbox.base_image"
-            ) from error
+    def _future(self, spec: SandboxSpec) -> Future[str]:
+        key = (spec.image, spec.workspace, spec.dependencies, spec.dockerfile, spec.workdir)
+        with self._lock:
+            future, asked = self._images.get(key, (None, 0.0))
+            is_failed = future is not None and future.done() and future.exception() is not None
+            if future is None or is_failed or time.monotonic() - asked > _NOTE_USE_EVERY_S:
+                future = self._pool.submit(self.build, spec)
+                self._images[key] = (future, time.monotonic())
+            return future
 
-    def _ensure_built(self, spec: SandboxSpec) -> str:
-        import docker
+    def forget(self, spec: SandboxSpec) -> None:
+        """Look the spec's image up again next time: somebody removed it."""
+        with self._lock:
+            self._images.pop((spec.image, spec.workspace, spec.dependencies, spec.dockerfile, spec.workdir), None)
 
-        workspace, dependencies = spec.workspace, spec.dependencies
-        assert workspace is not None
-        for folder in (workspace, dependencies):
-            if folder is not None and not (Path(folder).is_absolute() and Path(folder).is_dir()):
-                raise ConfigError(f"sandbox folder {folder!r} is not an absolute path of a folder")
-        base_id = self._require(self._base_image)
-        parts = [folder_digest(folder) if folder else "" for folder in (workspace, dependencies)]
-        tag = f"{_repository(spec.image)}:{digest(base_id, spec.workdir, self._user or '', *parts)}"
-        try:
-            self._client.inspect_image(tag)
-        except docker.errors.ImageNotFound:
-            self._build(spec, tag)
-        return tag
+    def build(self, spec: SandboxSpec) -> str:
+        """As `ensure`, in this thread and without remembering."""
+        if spec.dockerfile is not None:
+            dockerfile = Path(spec.dockerfile)
+            base = self._store.ensure(DockerfileSource(dockerfile.parent, dockerfile))
+        else:
+            base = spec.image if spec.workspace is None else self._base_image
+        if spec.workspace is None and spec.dependencies is None:
+            self._store.require(base)
+            return base
+        return self._store.ensure(
+            FoldersSource(spec.image, base, spec.workdir, spec.workspace, spec.dependencies, self._user)
+        )
 
-    def _build(self, spec: SandboxSpec, tag: str) -> None:
-        owner = f"--chown={self._user} " if self._user else ""
-        lines = [f"FROM {self._base_image}"]
-        if spec.dependencies:
-            lines.append(f'COPY ["dependencies/", "{DEPENDENCIES_PATH}/"]')
-        lines.append(f'COPY {owner}["workspace/", "{spec.workdir}/"]')
-        log: list[str] = []
-        with tempfile.TemporaryFile() as context, boundary(SandboxError, f"building image {tag}"):
-            _write_context(context, spec, "\n".join(lines) + "\n")
-            context.seek(0)
-            options = {"custom_context": True, "rm": True, "forcerm": True, "labels": {"swegym.image": "1"}}
-            for entry in self._client.build(fileobj=context, tag=tag, decode=True, **options):
-                log.append(str(entry.get("stream") or entry.get("error") or ""))
-                if "error" in entry:
-                    raise SandboxError(f"building image {tag} failed: {''.join(log)[-2000:].strip()}")
-
-
-def _write_context(stream: IO[bytes], spec: SandboxSpec, dockerfile: str) -> None:
-    def as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.uid = entry.gid = 0
-        entry.uname = entry.gname = "root"
-        return entry
-
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        entry = tarfile.TarInfo("Dockerfile")
-        entry.size = len(dockerfile.encode())
-        tar.addfile(entry, BytesIO(dockerfile.encode()))
-        for name, folder in (("workspace", spec.workspace), ("dependencies", spec.dependencies)):
-            if folder is not None:
-                tar.add(folder, arcname=name, filter=as_root)
-
-
-def _repository(image: str) -> str:
-    """A legal repository name from any image name: lower case, no tag, under swegym/."""
-    name = re.sub(r"[^a-z0-9]+", "-", image.rpartition("/")[2].partition(":")[0].lower()).strip("-")
-    return f"swegym/{name or 'task'}"
-
-
-def _lock_of(key: str) -> threading.Lock:
-    with _locks_lock:
-        return _locks.setdefault(key, threading.Lock())
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    def close(self) -> None:
+        """Builds that run go on to their end; those that wait do not begin."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 async def in_pool(pool: Any, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
