@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Iterable
 
-from swegym.core.errors import SandboxError
+from swegym.core.errors import SandboxError, boundary
 from swegym.core.sandbox import ExecResult, Sandbox, SandboxSpec
+from swegym.envs.sandboxes.config import SandboxConfig
 from swegym.envs.sandboxes.session import ShellSession
 
-__all__ = ["DEPENDENCIES_PATH", "ShellSandbox", "base_environment", "new_sandbox_id"]
+__all__ = [
+    "DEPENDENCIES_PATH",
+    "ShellSandbox",
+    "abandon",
+    "base_environment",
+    "close_all",
+    "new_sandbox_id",
+    "prepared",
+]
+
+logger = logging.getLogger(__name__)
 
 DEPENDENCIES_PATH = "/opt/swegym/dependencies"
 
@@ -46,14 +60,38 @@ class ShellSandbox(ABC):
 
     backend = ""
 
-    def __init__(self, spec: SandboxSpec, sandbox_id: str | None = None) -> None:
-        self.sandbox_id = sandbox_id or new_sandbox_id()
+    def __init__(self, spec: SandboxSpec, config: SandboxConfig) -> None:
+        self.sandbox_id = new_sandbox_id()
         self.spec = spec
-        self.session = ShellSession(self._write, self._on_lost)
+        self.config = config
+        self.session = ShellSession(self._write, self._on_lost, self._interrupt, config)
         self._removal: asyncio.Task[None] | None = None
-        self._end_of_life = asyncio.get_running_loop().call_later(
-            spec.limits.lifetime_s, self.session.lose, f"its life time of {spec.limits.lifetime_s:g} s is over"
-        )
+        self._end_of_life: asyncio.TimerHandle | None = None
+
+    def begin_life(self) -> None:
+        """The sandbox has started (that has a limit of its own), or is handed out: its life time counts from now."""
+        self._end_life_timer()
+        limit_s, lose = self.spec.limits.lifetime_s, self.session.lose
+        if self.session.lost_reason is None:
+            reason = f"its life time of {limit_s:g} s is over"
+            self._end_of_life = asyncio.get_running_loop().call_later(limit_s, lose, reason)
+
+    def _end_life_timer(self) -> None:
+        if self._end_of_life is not None:
+            self._end_of_life.cancel()
+
+    async def prepare(self) -> None:
+        """Run the spec's `prepare_command`. Raises SandboxLost; what the command returned is not looked at."""
+        if self.spec.prepare_command:
+            timeout_s = self.config.prepare_timeout_s
+            await self.session.run(self.spec.prepare_command, timeout_s=timeout_s, limit_bytes=65536)
+
+    async def hand_out(self, labels: dict[str, str]) -> None:
+        """For a pool, whose sandboxes wait ready: the life time counts from now, and these are the labels."""
+        self.spec = self.spec.model_copy(update={"labels": labels})
+        self.begin_life()
+        with boundary(SandboxError, f"labelling sandbox {self.sandbox_id}"):
+            self._write_labels()
 
     async def run(self, command: str, *, timeout_s: float = 120.0, limit_bytes: int = 1_048_576) -> ExecResult:
         return await self.session.run(command, timeout_s=timeout_s, limit_bytes=limit_bytes)
@@ -65,11 +103,12 @@ class ShellSandbox(ABC):
         await self.session.write_file(path, data, mode=mode)
 
     async def is_healthy(self) -> bool:
-        """Whether the shell answers within 5 s (or within 15 s, when the sandbox is then given up)."""
+        """Whether the shell answers within `health_timeout_s` (beyond that, see `answer_timeout_s`)."""
         if self.session.lost_reason is not None:
             return False
         try:
-            return (await self.session.run(":", timeout_s=5.0, limit_bytes=0)).exit_code == 0
+            result = await self.session.run("", timeout_s=self.config.health_timeout_s, limit_bytes=0)
+            return result.exit_code == 0
         except SandboxError:
             return False  # the question was whether it works
 
@@ -79,19 +118,72 @@ class ShellSandbox(ABC):
         await asyncio.shield(self._removal)
 
     def _on_lost(self, reason: str) -> None:
-        self._end_of_life.cancel()
+        self._end_life_timer()
         self._removal = asyncio.get_running_loop().create_task(self._remove(), name=f"remove {self.sandbox_id}")
+        self._removal.add_done_callback(self._note_removal)
+
+    def _note_removal(self, removal: asyncio.Task[None]) -> None:
+        """Say so when it failed: the owner may never close a sandbox that was lost."""
+        if not removal.cancelled() and (error := removal.exception()) is not None:
+            logger.warning("sandbox %s is not removed: %s", self.sandbox_id, error)
 
     @abstractmethod
     async def snapshot(self) -> str: ...
 
+    async def fork(self) -> Sandbox:
+        """See `Sandbox.fork`. Cancelled, it first comes to its end, so that this sandbox stays usable."""
+        return await made_to_end(self._fork())
+
     @abstractmethod
-    async def fork(self) -> Sandbox: ...
+    async def _fork(self) -> Sandbox: ...
+
+    @abstractmethod
+    async def _interrupt(self) -> None:
+        """Send INTERRUPT_SIGNAL to process 1. Raises SandboxError."""
 
     @abstractmethod
     def _write(self, data: bytes) -> None:
         """Bytes for the sandbox's stdin; dropped when it is gone."""
 
     @abstractmethod
+    def _write_labels(self) -> None:
+        """Write down the spec's labels where `list_sandboxes` finds them."""
+
+    @abstractmethod
     async def _remove(self) -> None:
         """End every process and delete every file of the sandbox."""
+
+
+async def made_to_end(making: Awaitable[Sandbox]) -> Sandbox:
+    """Wait for a sandbox even when cancelled; then it is removed and the cancellation passed on."""
+    future = asyncio.ensure_future(making)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        if not future.cancelled() and future.exception() is None:
+            await future.result().close()
+        raise
+
+
+async def prepared(sandbox: ShellSandbox) -> None:
+    """Prepare a new sandbox; one that dies of it is removed."""
+    try:
+        await sandbox.prepare()
+    except BaseException:
+        await abandon(sandbox)
+        raise
+
+
+async def abandon(sandbox: Sandbox) -> None:
+    """Remove a sandbox that has failed. When that fails too, the log says so, and the first failure is not hidden."""
+    with contextlib.suppress(SandboxError, OSError):
+        await sandbox.close()
+
+
+async def close_all(sandboxes: Iterable[Sandbox]) -> None:
+    """Close every one, then raise the first error of those that could not be removed."""
+    results = await asyncio.gather(*(sandbox.close() for sandbox in list(sandboxes)), return_exceptions=True)
+    for error in results:
+        if error is not None:
+            raise error

@@ -6,6 +6,7 @@ Without them a sandbox only has ulimits, which hold per process, and the one on 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from swegym.core.sandbox import SandboxLimits
 __all__ = ["ControlGroup"]
 
 _ROOT = Path("/sys/fs/cgroup")
+_CONTROLLERS = ("pids", "memory", "cpu")
+_PERIOD_US = 100_000
 
 
 class ControlGroup:
-    """Limits on memory and processes of everything that descends from one process."""
+    """Limits on memory, processes and processors of everything that descends from one process."""
 
     def __init__(self, folders: list[Path]) -> None:
         self._folders = folders
@@ -67,23 +70,36 @@ class ControlGroup:
         """Delete the group that a dead owner left."""
         cls(_folders(name)).remove()
 
+    @classmethod
+    def remove_unused(cls, age_s: float) -> None:
+        """Delete every group of ours that is older and holds no process: the kernel refuses to for the others."""
+        for pattern in ("swegym.swegym-*", "*/swegym.swegym-*"):
+            for folder in _ROOT.glob(pattern):
+                with contextlib.suppress(OSError):  # in use, gone in the meantime, or another user's
+                    if time.time() - folder.stat().st_mtime > age_s:
+                        folder.rmdir()
+
 
 def _folders(name: str) -> list[Path]:
     """One folder where there is one hierarchy (version 2), one per controller where there are several (version 1)."""
     if (_ROOT / "cgroup.controllers").exists():
         return [_ROOT / f"swegym.{name}"]
-    return [_ROOT / controller / f"swegym.{name}" for controller in ("pids", "memory") if (_ROOT / controller).is_dir()]
+    return [_ROOT / controller / f"swegym.{name}" for controller in _CONTROLLERS if (_ROOT / controller).is_dir()]
 
 
 def _limit(folder: Path, limits: SandboxLimits) -> None:
+    quota_us = max(1000, math.ceil(limits.cpus * _PERIOD_US))
     wanted = {
         "pids.max": limits.num_processes,
         "memory.max": limits.memory_bytes,
         "memory.swap.max": 0,
         "memory.limit_in_bytes": limits.memory_bytes,
+        "cpu.max": f"{quota_us} {_PERIOD_US}",
+        "cpu.cfs_period_us": _PERIOD_US,
+        "cpu.cfs_quota_us": quota_us,
     }
     written = [name for name in wanted if (folder / name).exists()]
     for name in written:
         (folder / name).write_text(str(wanted[name]))
     if not written:
-        raise OSError(f"{folder} has no controller of memory or processes")
+        raise OSError(f"{folder} has no controller of memory, processes or processors")

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from swegym.core.errors import ConfigError, DependencyMissing
+from swegym.envs.sandboxes.engine import engine_name, open_client
 
 __all__ = ["Bwrap", "Engine", "find_bwrap", "find_engine", "require_bwrap", "resolve_backend", "why_no_namespaces"]
 
@@ -35,23 +36,21 @@ class Bwrap:
     version: str
 
 
-def find_engine(timeout_s: float = _PROBE_TIMEOUT_S) -> Engine | None:
-    """The engine that DOCKER_HOST (or the default socket) leads to; None when nothing answers in time."""
+def find_engine(timeout_s: float = _PROBE_TIMEOUT_S, engine_url: str | None = None) -> Engine | None:
+    """The engine at a URL, else that of DOCKER_HOST or the default socket; None when nothing answers in time."""
     import requests
 
     import docker
 
     try:
-        client = docker.DockerClient.from_env(timeout=timeout_s)
+        client = open_client(engine_url, timeout_s)
         try:
             version = client.version()
         finally:
             client.close()
     except (docker.errors.DockerException, requests.RequestException, OSError, ValueError):
         return None  # "nothing answers" is the finding
-    components = {part.get("Name", "").lower() for part in version.get("Components") or []}
-    name = "podman" if any("podman" in component for component in components) else "docker"
-    return Engine(name, str(version.get("Version", "?")))
+    return Engine(engine_name(version), str(version.get("Version", "?")))
 
 
 def find_bwrap() -> Bwrap | None:
@@ -106,7 +105,7 @@ def why_no_namespaces(bwrap_path: str, with_user: bool = True) -> str | None:
     return None if answer.returncode == 0 else (answer.stderr.strip() or f"bwrap exited {answer.returncode}")
 
 
-def resolve_backend(name: str = "auto") -> str:
+def resolve_backend(name: str = "auto", engine_url: str | None = None) -> str:
     """`auto` becomes docker where an engine answers within 2 s, else local; other names stay as they are.
 
     Raises:
@@ -114,7 +113,7 @@ def resolve_backend(name: str = "auto") -> str:
     """
     if name != "auto":
         return name
-    if find_engine() is not None:
+    if find_engine(engine_url=engine_url) is not None:
         return "docker"
     bwrap = find_bwrap()
     if bwrap is None:

@@ -9,23 +9,49 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import socket
+import time
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from swegym.core.errors import DependencyMissing, SandboxError, boundary
+from swegym.core.aio import run_to_end
+from swegym.core.errors import SandboxError, boundary
 from swegym.core.sandbox import Sandbox, SandboxSpec
-from swegym.envs.sandboxes.base import ShellSandbox, base_environment, new_sandbox_id
+from swegym.envs.sandboxes.base import (
+    ShellSandbox,
+    abandon,
+    base_environment,
+    close_all,
+    made_to_end,
+    new_sandbox_id,
+    prepared,
+)
+from swegym.envs.sandboxes.bwrap import HIDDEN_PROC, READ_ONLY_PROC
 from swegym.envs.sandboxes.config import SandboxConfig
+from swegym.envs.sandboxes.engine import is_image_missing, remove_container
+from swegym.envs.sandboxes.identity import OWNER_LABEL, container_record, owner_token, write_identity
+from swegym.envs.sandboxes.image_store import ImageStore
 from swegym.envs.sandboxes.images import ImageBuilder, in_pool
-from swegym.envs.sandboxes.reaper import OWNER_LABEL, owner_token
-from swegym.envs.sandboxes.session import BOOTSTRAP, ShellSession
+from swegym.envs.sandboxes.reaper import remove_folder
+from swegym.envs.sandboxes.seccomp_docker import docker_security_options
+from swegym.envs.sandboxes.session import BOOTSTRAP, INTERRUPT_SIGNAL, ShellSession
+from swegym.envs.sandboxes.transfer import CannotArchive, Changes, unpack_changes
 
 __all__ = ["DockerProvider", "DockerSandbox", "FrameParser"]
 
 _CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
 """What root needs in its own files; every other capability is dropped."""
+_HIDDEN_SYS = ("/sys/firmware", "/sys/devices/virtual/powercap")
+_PROVIDER_LABEL = "swegym.provider"
 _SNAPSHOT_REPOSITORY = "swegym/snapshot"
+
+
+def _clock_offset_s() -> float:
+    """What changes only when somebody sets the clock."""
+    return time.time() - time.monotonic()
 
 
 class FrameParser:
@@ -76,19 +102,21 @@ class DockerSandbox(ShellSandbox):
 
     backend = "docker"
 
-    def __init__(self, provider: DockerProvider, spec: SandboxSpec, own_image: str | None = None) -> None:
-        super().__init__(spec)
+    def __init__(self, provider: DockerProvider, spec: SandboxSpec, image: str, own_image: str | None = None) -> None:
+        super().__init__(spec, provider.config)
         self._provider = provider
+        self.image = image
+        self._clock_offset_s = _clock_offset_s()
         self._own_image = own_image
-        """Image that is deleted with this sandbox: the snapshot that it was forked from."""
+        """Image that is deleted with this sandbox: a commit that it was forked from."""
         self._transport: asyncio.WriteTransport | None = None
         self._attached: Any = None
 
-    async def start(self, image: str) -> None:
+    async def start(self) -> None:
         """Create, attach, start, wait for the shell. Raises SandboxError."""
         client = self._provider.client
-        with boundary(SandboxError, f"starting a container of {image}"):
-            await self._provider.call(client.create_container, image, **self._options())
+        with boundary(SandboxError, f"starting a container of {self.image}"):
+            await self._create()
             params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
             self._attached = await self._provider.call(client.attach_socket, self.sandbox_id, params)
             await self._connect(getattr(self._attached, "_sock", self._attached))
@@ -97,17 +125,35 @@ class DockerSandbox(ShellSandbox):
             "data_kib": None,
             "num_processes": None,
             "file_kib": self.spec.limits.disk_bytes // 1024,
+            "disk_kib": self.spec.limits.disk_bytes // 1024,
         }
         await self.session.start(ulimits=ulimits, timeout_s=self._provider.config.start_timeout_s)
 
+    async def _create(self) -> None:
+        """Create the container; where a ghost holds its name (409), under another one."""
+        import docker
+
+        for attempt in range(3):
+            try:
+                await self._provider.call(self._provider.client.create_container, self.image, **self._options())
+                return
+            except docker.errors.APIError as error:
+                if error.status_code != 409 or attempt == 2:
+                    raise
+                self.sandbox_id = new_sandbox_id()
+
     def _options(self) -> dict[str, Any]:
         spec, limits, config = self.spec, self.spec.limits, self._provider.config
+        is_root = (config.user or "root").partition(":")[0] in ("root", "0")
         host_config = self._provider.client.create_host_config(
             network_mode="bridge" if spec.network else "none",
             auto_remove=True,
             cap_drop=["ALL"],
-            cap_add=_CAPABILITIES,
-            security_opt=["no-new-privileges"],
+            cap_add=_CAPABILITIES if is_root else [],  # Podman really gives them to another user, Docker does not
+            security_opt=self._provider.security_options,
+            ipc_mode="private",
+            cgroupns="private",
+            shm_size=limits.memory_bytes // 2,  # counted against the memory limit
             mem_limit=limits.memory_bytes,
             memswap_limit=limits.memory_bytes,
             pids_limit=limits.num_processes,
@@ -115,17 +161,23 @@ class DockerSandbox(ShellSandbox):
             log_config={"Type": "none"},  # else the engine writes every byte of output to its disk
             runtime=config.runtime,
         )
+        # Given as a whole, since naming any replaces the engine's own list, which old engines keep short.
+        host_config["MaskedPaths"] = [*(f"/proc/{name}" for name in HIDDEN_PROC), *_HIDDEN_SYS]
+        host_config["ReadonlyPaths"] = [f"/proc/{name}" for name in READ_ONLY_PROC]
+        # An image need not know a user that is only a number, and then the home would be `/`, which is root's.
+        home = {} if is_root or not (config.user or "")[:1].isdigit() else {"HOME": "/tmp"}
         return {
             "name": self.sandbox_id,
             "entrypoint": BOOTSTRAP,
             "command": [],
-            "environment": base_environment(spec),
+            "environment": home | base_environment(spec),
             "working_dir": spec.workdir,
             "hostname": "sandbox",
             "user": config.user,
+            "stop_signal": "SIGKILL",  # Podman removes by a stop first, and our first process ends by no other signal
             "stdin_open": True,  # with `detach` False this also sets stdin_once
             "detach": False,
-            "labels": {**spec.labels, "swegym": "1", OWNER_LABEL: self._provider.owner},
+            "labels": {**config.labels, **spec.labels, **self._provider.labels},
             "host_config": host_config,
         }
 
@@ -135,27 +187,76 @@ class DockerSandbox(ShellSandbox):
         create = loop.create_unix_connection if raw.family == socket.AF_UNIX else loop.create_connection
         self._transport, _ = await create(lambda: _Attachment(self.session), sock=raw)
 
+    @property
+    def _record(self) -> Path:
+        return container_record(self.sandbox_id, self._provider.config.temp_folder)
+
+    def _write_labels(self) -> None:
+        self._record.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_identity(self._record, self._provider.config.labels | self.spec.labels)
+
+    async def _interrupt(self) -> None:
+        with boundary(SandboxError, f"signalling container {self.sandbox_id}"):
+            await self._provider.attempt(self._provider.client.kill, self.sandbox_id, INTERRUPT_SIGNAL)
+
     def _write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     async def snapshot(self) -> str:
-        return await self._commit(keep=True)
-
-    async def fork(self) -> Sandbox:
-        image = await self._commit(keep=False)
-        return await self._provider.start_sandbox(self.spec, image, own_image=image)
-
-    async def _commit(self, *, keep: bool) -> str:
-        await self.session.save_state()
-        tag = new_sandbox_id().removeprefix("swegym-")
-        with boundary(SandboxError, "committing a container"):
-            commit = self._provider.client.commit
-            await self._provider.call(commit, self.sandbox_id, repository=_SNAPSHOT_REPOSITORY, tag=tag)
-        image = f"{_SNAPSHOT_REPOSITORY}:{tag}"
-        if keep:
-            self._provider.snapshots.add(image)
+        image = await run_to_end(self._commit())
+        self._provider.snapshots.add(image)
         return image
+
+    async def fork_into(self, ready: Sandbox) -> Sandbox:
+        """As `fork`, in a sandbox of the same spec that has started and was not used. It is removed if that fails."""
+        assert isinstance(ready, DockerSandbox)
+        return await made_to_end(self._fork(ready))
+
+    async def _fork(self, ready: DockerSandbox | None = None) -> Sandbox:
+        """A fresh container of the same image gets what changed; one of a commit where that is not possible."""
+        if ready is not None and ready.image != self.image:
+            await ready.close()
+            ready = None
+        starting = asyncio.ensure_future(
+            self._provider.start_sandbox(self.spec, self.image) if ready is None else asyncio.sleep(0, ready)
+        )
+        try:
+            return await self._copy_to(starting)
+        except BaseException as error:
+            await asyncio.wait([starting])
+            if not starting.cancelled() and starting.exception() is None:
+                await abandon(starting.result())
+            if not isinstance(error, CannotArchive):
+                raise
+        image = await self._commit()
+        try:
+            return await self._provider.start_sandbox(self.spec, image, own_image=image)
+        except BaseException:
+            await self._provider.discard_image(image)
+            raise
+
+    async def _copy_to(self, starting: Awaitable[DockerSandbox]) -> DockerSandbox:
+        """Send what changed here. Raises CannotArchive: this needs a commit."""
+        async with self.session.dialogue() as request:
+            changes = Changes(request, _clock_offset_s() - self._clock_offset_s)
+            await changes.begin()
+            if not changes.is_complete:  # else the rest is in memory, and this sandbox can go on
+                copy = await starting
+                await unpack_changes(changes, copy.session)
+                return copy
+        copy = await starting
+        await unpack_changes(changes, copy.session)
+        return copy
+
+    async def _commit(self) -> str:
+        """An image of the present state. The engine stops every process meanwhile."""
+        tag = new_sandbox_id().removeprefix("swegym-")
+        commit = self._provider.client.commit
+        async with self.session.dialogue():
+            with boundary(SandboxError, "committing a container"):
+                await self._provider.call(commit, self.sandbox_id, repository=_SNAPSHOT_REPOSITORY, tag=tag)
+        return f"{_SNAPSHOT_REPOSITORY}:{tag}"
 
     async def _remove(self) -> None:
         if self._transport is not None:
@@ -168,6 +269,7 @@ class DockerSandbox(ShellSandbox):
                 if self._own_image is not None:
                     await self._provider.discard_image(self._own_image)
         finally:
+            remove_folder(self._record)
             self._provider.forget(self)
 
 
@@ -177,21 +279,13 @@ class DockerProvider:
     name = "docker"
 
     def __init__(self, config: SandboxConfig | None = None) -> None:
-        import docker
-
         self.config = config or SandboxConfig(backend="docker")
-        self.owner = owner_token()
-        try:
-            self.client: Any = docker.DockerClient.from_env(timeout=self.config.engine_timeout_s).api
-            self.client.ping()
-            build_client = docker.DockerClient.from_env(timeout=self.config.build_timeout_s).api
-        except (docker.errors.DockerException, OSError) as error:
-            raise DependencyMissing(
-                f"no container engine answers ({error}); start Docker (docker/start_engine.sh, or the system's "
-                "service), point DOCKER_HOST at an engine, or use --sandbox local"
-            ) from None
-        self._build_client = build_client
-        self._images = ImageBuilder(build_client, self.config.base_image, self.config.user)
+        self.labels = {"swegym": "1", OWNER_LABEL: owner_token(), _PROVIDER_LABEL: secrets.token_hex(8)}
+        """On every container of this provider."""
+        self._store = ImageStore(self.config.engine_url, self.config.engine_timeout_s, self.config.build_timeout_s)
+        self.client: Any = self._store.client
+        self.security_options = docker_security_options(self.client.version())
+        self._images = ImageBuilder(self._store, self.config.base_image, self.config.user)
         self._pool = ThreadPoolExecutor(max(4, self.config.max_starts), thread_name_prefix="swegym-docker")
         self._starts = asyncio.Semaphore(self.config.max_starts)
         self._sandboxes: set[DockerSandbox] = set()
@@ -201,8 +295,12 @@ class DockerProvider:
         self._is_closed = False
 
     async def call(self, function: Any, *arguments: Any, **options: Any) -> Any:
-        """A blocking call to the engine, in a thread."""
-        return await in_pool(self._pool, function, *arguments, **options)
+        """A blocking call to the engine, in a thread. It is waited for even when cancelled."""
+        return await run_to_end(in_pool(self._pool, function, *arguments, **options))
+
+    async def attempt(self, function: Any, *arguments: Any) -> Any:
+        """A call that makes nothing, and may be given up while it goes on."""
+        return await in_pool(self._pool, function, *arguments)
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """See `SandboxProvider.create`. The image of a workspace is built at its first use.
@@ -213,19 +311,28 @@ class DockerProvider:
         self._require_open()
         if spec.image.startswith(f"{_SNAPSHOT_REPOSITORY}:"):
             return await self.start_sandbox(spec, spec.image)
-        return await self.start_sandbox(spec, await self.call(self._images.ensure, spec))
+        try:
+            sandbox = await self.start_sandbox(spec, await self._images.ensure(spec))
+        except SandboxError as error:
+            if not is_image_missing(error):
+                raise
+            self._images.forget(spec)  # somebody removed the image since we looked
+            sandbox = await self.start_sandbox(spec, await self._images.ensure(spec))
+        await prepared(sandbox)
+        return sandbox
 
     async def start_sandbox(self, spec: SandboxSpec, image: str, own_image: str | None = None) -> DockerSandbox:
         """A started container of an image that exists."""
         self._require_open()
         async with self._starts:
-            sandbox = DockerSandbox(self, spec, own_image)
+            sandbox = DockerSandbox(self, spec, image, own_image)
             self._sandboxes.add(sandbox)
             try:
-                await sandbox.start(image)
+                await sandbox.start()
             except BaseException:
-                await sandbox.close()
+                await abandon(sandbox)
                 raise
+        sandbox.begin_life()
         return sandbox
 
     def _require_open(self) -> None:
@@ -233,15 +340,7 @@ class DockerProvider:
             raise SandboxError("this provider is closed")
 
     def remove_container(self, name: str) -> None:
-        import docker
-
-        try:
-            self.client.remove_container(name, v=True, force=True)
-        except docker.errors.NotFound:
-            pass  # it was never made, or removed itself
-        except docker.errors.APIError as error:
-            if error.status_code != 409:  # 409: its removal is in progress
-                raise
+        remove_container(self.client, name)
 
     async def discard_image(self, image: str | None) -> None:
         """Delete a snapshot, and those that were kept so far because another one or a container is built on them."""
@@ -267,11 +366,21 @@ class DockerProvider:
         if self._is_closed:
             return
         self._is_closed = True
-        await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes)))
+        try:
+            await close_all(self._sandboxes)
+            with boundary(SandboxError, "removing what is left of this provider"):
+                await self._remove_the_rest()
+        finally:
+            self._images.close()
+            self._pool.shutdown(wait=False)
+            self._store.close()
+
+    async def _remove_the_rest(self) -> None:
+        """Containers that the engine made after we had given up waiting for it, and snapshots."""
+        label = f"{_PROVIDER_LABEL}={self.labels[_PROVIDER_LABEL]}"
+        for container in await self.call(self.client.containers, all=True, filters={"label": label}):
+            await self.call(self.remove_container, container["Id"])
         self._discarded += sorted(self.snapshots)
         for _ in range(len(self._discarded)):  # each pass frees what the images of the one before were built on
             if self._discarded:
                 await self.discard_image(None)
-        self._pool.shutdown(wait=False)
-        self.client.close()
-        self._build_client.close()

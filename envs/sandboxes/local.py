@@ -13,20 +13,27 @@ import fcntl
 import os
 import signal
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from swegym.core.errors import ConfigError, ImageMissing, SandboxError
+from swegym.core.aio import run_to_end
+from swegym.core.errors import ConfigError, ImageMissing, SandboxError, boundary
 from swegym.core.sandbox import ExecResult, Sandbox, SandboxSpec
-from swegym.envs.sandboxes.base import ShellSandbox, new_sandbox_id
-from swegym.envs.sandboxes.bwrap import Mounts, bwrap_arguments, write_etc
+from swegym.envs.sandboxes.base import ShellSandbox, abandon, close_all, new_sandbox_id, prepared
+from swegym.envs.sandboxes.bwrap import HOME_PATH, Mounts, User, bwrap_arguments, write_etc
 from swegym.envs.sandboxes.cgroups import ControlGroup
 from swegym.envs.sandboxes.config import SandboxConfig
+from swegym.envs.sandboxes.copying import copy_content, copy_folders
 from swegym.envs.sandboxes.detect import require_bwrap, runs_overlay, why_no_namespaces
+from swegym.envs.sandboxes.identity import temp_root, write_identity, write_labels
+from swegym.envs.sandboxes.landlock import closes_abstract_sockets, without_abstract_sockets
 from swegym.envs.sandboxes.pipes import PipeReader, PipeWriter
-from swegym.envs.sandboxes.reaper import OWNER_FILE, default_temp_folder, owner_token, remove_folder
-from swegym.envs.sandboxes.session import BOOTSTRAP
+from swegym.envs.sandboxes.reaper import remove_folder
+from swegym.envs.sandboxes.seccomp import seccomp_problem, write_filter
+from swegym.envs.sandboxes.session import BOOTSTRAP, INTERRUPT_SIGNAL
 
 __all__ = ["LocalProvider", "LocalSandbox"]
 
@@ -40,7 +47,7 @@ class LocalSandbox(ShellSandbox):
     backend = "local"
 
     def __init__(self, provider: LocalProvider, spec: SandboxSpec) -> None:
-        super().__init__(spec)
+        super().__init__(spec, provider.config)
         self._provider = provider
         self.folder = provider.folder / self.sandbox_id
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,18 +56,25 @@ class LocalSandbox(ShellSandbox):
         self._group: ControlGroup | None = None
         self._num_oom_kills = 0
 
-    async def start(self, origin: Path | None) -> None:
+    async def start(self, origin: Path | None, frozen: AbstractAsyncContextManager[None]) -> None:
         """Make the folder (a copy of `origin`'s writable parts, if given), start bubblewrap, wait for the shell."""
-        await asyncio.to_thread(self._make_folder, origin)
-        await self._spawn()
+        with boundary(SandboxError, f"making a sandbox in {self._provider.folder}"):
+            async with frozen:
+                await run_to_end(asyncio.to_thread(self._make_folder, origin))
+            await self._spawn()
         limits = self.spec.limits
         self._group = await self._limit()
         ulimits = {
             "data_kib": None if self._group else limits.memory_bytes // 1024,
             "num_processes": limits.num_processes,
             "file_kib": limits.disk_bytes // 1024,
+            "disk_kib": limits.disk_bytes // 1024,
         }
-        await self.session.start(ulimits=ulimits, timeout_s=self._provider.config.start_timeout_s)
+        await self.session.start(
+            ulimits=ulimits,
+            writable=(self.spec.workdir, "/tmp", HOME_PATH),
+            timeout_s=self._provider.config.start_timeout_s,
+        )
 
     async def _limit(self) -> ControlGroup | None:
         """Put process 1, which waits for its first input, into a control group."""
@@ -81,23 +95,23 @@ class LocalSandbox(ShellSandbox):
 
     async def run(self, command: str, *, timeout_s: float = 120.0, limit_bytes: int = 1_048_576) -> ExecResult:
         result = await super().run(command, timeout_s=timeout_s, limit_bytes=limit_bytes)
-        if result.exit_code == 137 and self._group is not None:
+        if self._group is not None:
             before, self._num_oom_kills = self._num_oom_kills, self._group.num_oom_kills()
-            if self._num_oom_kills > before:
+            if result.exit_code and result.killed_by is None and self._num_oom_kills > before:
                 return replace(result, killed_by="oom")
         return result
 
     def _make_folder(self, origin: Path | None) -> None:
         self.folder.mkdir(mode=0o700)
-        (self.folder / OWNER_FILE).write_text(owner_token())
+        write_identity(self.folder, self._labels)
         (self.folder / "work").mkdir()
         if origin is not None:
-            copy_folders([f"{origin}/{name}" for name in _WRITABLE], self.folder)
+            copy_folders([origin / name for name in _WRITABLE], self.folder)
             return
         for name in _WRITABLE:
             (self.folder / name).mkdir()
         if self.spec.workspace is not None and not self._provider.has_overlay:
-            copy_folders([f"{self.spec.workspace}/."], self.folder / "upper")
+            copy_content(Path(self.spec.workspace), self.folder / "upper")
 
     async def _spawn(self) -> None:
         has_overlay = self.spec.workspace is not None and self._provider.has_overlay
@@ -106,20 +120,9 @@ class LocalSandbox(ShellSandbox):
             work=str(self.folder / "work") if has_overlay else None,
             tmp=str(self.folder / "tmp"),
             home=str(self.folder / "home"),
-            etc=str(self._provider.folder / "etc"),
+            etc=str(self._provider.etc),
         )
-        command = bwrap_arguments(
-            self._provider.bwrap_path, self.spec, mounts, user_namespace=self._provider.has_user_namespace
-        )
-        # Spawned by the loop's own thread: the kernel ends the sandbox when the thread that spawned it ends.
-        self._process = process = subprocess.Popen(
-            [*command, *BOOTSTRAP],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            process_group=0,  # a Ctrl-C at the terminal is the owner's to handle
-        )
+        self._process = process = self._popen(mounts)
         ends = []
         for file in (process.stdin, process.stdout, process.stderr):
             assert file is not None
@@ -136,23 +139,83 @@ class LocalSandbox(ShellSandbox):
             PipeReader(ends[2], session.feed_data, lambda: None),
         ]
 
+    def _popen(self, mounts: Mounts) -> subprocess.Popen[bytes]:
+        """bubblewrap, which inherits three pipes and the descriptor of its filter, and closes that before our shell."""
+        provider = self._provider
+        with contextlib.ExitStack() as stack:
+            filter_fd = write_filter() if provider.has_filter else None
+            if filter_fd is not None:
+                stack.callback(os.close, filter_fd)
+            command = bwrap_arguments(
+                provider.bwrap_path,
+                self.spec,
+                mounts,
+                user=provider.user,
+                user_namespace=provider.has_user_namespace,
+                filter_fd=filter_fd,
+            )
+            first = BOOTSTRAP
+            if self.spec.network and closes_abstract_sockets():
+                first = without_abstract_sockets(BOOTSTRAP)
+            # Spawned by the loop's own thread: the kernel ends the sandbox when the thread that spawned it ends.
+            return subprocess.Popen(
+                [*command, *first],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                process_group=0,  # a Ctrl-C at the terminal is the owner's to handle
+                pass_fds=[] if filter_fd is None else [filter_fd],
+            )
+
+    @property
+    def _labels(self) -> dict[str, str]:
+        return self._provider.config.labels | self.spec.labels
+
+    def _write_labels(self) -> None:
+        write_labels(self.folder, self._labels)
+
+    async def _interrupt(self) -> None:
+        assert self._process is not None
+        with boundary(SandboxError, f"signalling sandbox {self.sandbox_id}"):
+            for pid in child_pids(self._process.pid):
+                os.kill(pid, INTERRUPT_SIGNAL)
+
     def _write(self, data: bytes) -> None:
         if self._stdin is not None:
             self._stdin.write(data)
 
     async def snapshot(self) -> str:
-        await self.session.save_state()
+        return await run_to_end(self._snapshot())
+
+    async def _snapshot(self) -> str:
         snapshot_id = f"swegym-snapshot-{new_sandbox_id().removeprefix('swegym-')}"
         target = self._provider.folder / snapshot_id
-        target.mkdir(mode=0o700)
         self._provider.snapshots.add(target)
-        (target / OWNER_FILE).write_text(owner_token())
-        await asyncio.to_thread(copy_folders, [f"{self.folder}/{name}" for name in _WRITABLE], target)
+        try:
+            async with self._frozen():
+                await asyncio.to_thread(self._copy_to, target)
+        except BaseException:
+            self._provider.snapshots.discard(target)
+            await asyncio.to_thread(remove_folder, target)
+            raise
         return snapshot_id
 
-    async def fork(self) -> Sandbox:
-        await self.session.save_state()
-        return await self._provider.start_sandbox(self.spec, self.folder)
+    def _copy_to(self, target: Path) -> None:
+        with boundary(SandboxError, f"making a snapshot in {target}"):
+            target.mkdir(mode=0o700)
+            write_identity(target, self._labels)
+            copy_folders([self.folder / name for name in _WRITABLE], target)
+
+    async def _fork(self) -> Sandbox:
+        return await self._provider.start_sandbox(self.spec, self.folder, self._frozen())
+
+    @contextlib.asynccontextmanager
+    async def _frozen(self) -> AsyncIterator[None]:
+        """Nothing writes, and the state of the shell is on disk."""
+        async with self.session.dialogue() as request:
+            await request("_swegym_freeze")
+            yield
 
     async def _remove(self) -> None:
         for pipe in self._pipes:
@@ -175,11 +238,16 @@ class LocalProvider:
         self.config = config or SandboxConfig(backend="local")
         self.bwrap_path = require_bwrap().path
         self.has_user_namespace = self._require_namespaces()
-        self.folder = Path(self.config.temp_folder) if self.config.temp_folder else default_temp_folder()
+        self.has_filter = self._require_filter()
+        self.user = User.parse(self.config.user)
+        if self.config.user is not None and not self.has_user_namespace:
+            raise ConfigError("sandbox.user needs a user namespace, which this kernel refuses; leave it out")
+        self.folder = temp_root(self.config.temp_folder)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.folder.stat().st_uid != os.getuid():
             raise ConfigError(f"{self.folder} belongs to another user; set sandbox.temp_folder to a folder of yours")
-        write_etc(self.folder / "etc")
+        self.etc = self.folder / f"etc-{self.user.uid}-{self.user.gid}"
+        write_etc(self.etc, self.user)
         self.has_overlay = self._probe_overlay()
         self._starts = asyncio.Semaphore(self.config.max_starts)
         self._sandboxes: set[LocalSandbox] = set()
@@ -198,6 +266,15 @@ class LocalProvider:
             f"the local sandbox needs user namespaces and this kernel refuses them ({reason}); "
             f"allow them (sysctl user.max_user_namespaces), or {hint}"
         )
+
+    def _require_filter(self) -> bool:
+        """Whether system calls are filtered; raises ConfigError where they cannot be, unless `unsafe` is set."""
+        problem = seccomp_problem()
+        if problem is not None and not self.config.unsafe:
+            raise ConfigError(
+                f"the local sandbox filters system calls: {problem}; use docker, or --unsafe to do without"
+            )
+        return problem is None
 
     def _probe_overlay(self) -> bool:
         if self.config.workdir_storage == "copy":
@@ -223,6 +300,11 @@ class LocalProvider:
             origin = self.folder / Path(spec.image).name
             if not origin.is_dir():
                 raise ImageMissing(f"no snapshot {spec.image!r} here; snapshots live as long as their provider")
+        elif spec.dockerfile is not None:
+            raise ImageMissing(
+                f"the local back end has no images, so it cannot build {spec.dockerfile}; "
+                "use --sandbox docker for this task"
+            )
         elif spec.workspace is None and spec.image:
             raise ImageMissing(
                 f"the local back end has no images and {spec.image!r} comes without a workspace folder; "
@@ -232,20 +314,32 @@ class LocalProvider:
             folder = getattr(spec, name)
             if folder is not None and not (Path(folder).is_absolute() and Path(folder).is_dir()):
                 raise ConfigError(f"sandbox {name} {folder!r} is not an absolute path of a folder")
-        return await self.start_sandbox(spec, origin)
+        sandbox = await self.start_sandbox(spec, origin)
+        if origin is None:
+            await prepared(sandbox)
+        return sandbox
 
-    async def start_sandbox(self, spec: SandboxSpec, origin: Path | None) -> LocalSandbox:
-        """A started sandbox, with a copy of what `origin` (a sandbox's or a snapshot's folder) had written."""
+    async def start_sandbox(
+        self, spec: SandboxSpec, origin: Path | None, frozen: AbstractAsyncContextManager[None] | None = None
+    ) -> LocalSandbox:
+        """A started sandbox.
+
+        Args:
+            spec: what it is.
+            origin: a sandbox's or a snapshot's folder, whose writable parts are copied.
+            frozen: entered while they are.
+        """
         if self._is_closed:
             raise SandboxError("this provider is closed")
         async with self._starts:
             sandbox = LocalSandbox(self, spec)
             self._sandboxes.add(sandbox)
             try:
-                await sandbox.start(origin)
+                await sandbox.start(origin, frozen or contextlib.nullcontext())
             except BaseException:
-                await sandbox.close()
+                await abandon(sandbox)
                 raise
+        sandbox.begin_life()
         return sandbox
 
     def forget(self, sandbox: LocalSandbox) -> None:
@@ -253,17 +347,11 @@ class LocalProvider:
 
     async def close(self) -> None:
         self._is_closed = True
-        await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes)))
-        while self.snapshots:
-            await asyncio.to_thread(remove_folder, self.snapshots.pop())
-
-
-def copy_folders(sources: list[str], target: Path) -> None:
-    """Copy trees with everything an overlay keeps in them (white-outs, extended attributes, links, modes)."""
-    command = ["cp", "-a", "--reflink=auto", "--", *sources, str(target)]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        raise SandboxError(f"copying a sandbox's files failed: {done.stderr.decode(errors='replace').strip()}")
+        try:
+            await close_all(self._sandboxes)
+        finally:
+            while self.snapshots:
+                await asyncio.to_thread(remove_folder, self.snapshots.pop())
 
 
 def child_pids(pid: int) -> list[int]:

@@ -6,45 +6,27 @@ a set that needs only pytest works without a network; anything else is installed
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from swegym.core.cache import cache_folder, locked
 from swegym.core.errors import ConfigError
 from swegym.core.records import digest
 
-__all__ = ["cache_folder", "ensure_dependencies", "locked", "parse_requirement", "run_pip"]
+__all__ = ["ensure_dependencies", "parse_requirement", "run_pip"]
 
 PIP_TIMEOUT_S = 600.0
 
-
-def cache_folder(*parts: str) -> Path:
-    """A folder in the user's cache ($XDG_CACHE_HOME/swegym or ~/.cache/swegym), created if absent."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    path = Path(base, "swegym", *parts)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot create the cache folder {path}: {error.strerror}; set XDG_CACHE_HOME") from None
-    return path
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file beside `path`, so that two processes never make the same thing at once."""
-    with path.with_name(path.name + ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+_made: dict[tuple[tuple[str, ...], str, tuple[tuple[str, int], ...]], Path] = {}
+"""What this process has made or found: reading the metadata of the installed packages takes milliseconds."""
 
 
 def ensure_dependencies(requirements: Iterable[str]) -> Path:
@@ -60,6 +42,20 @@ def ensure_dependencies(requirements: Iterable[str]) -> Path:
         ConfigError: a requirement is malformed, or pip cannot install it (no network, no such package).
     """
     wanted = tuple(sorted(set(requirements)))
+    key = (wanted, str(cache_folder("dependencies")), _installation_state())
+    if (known := _made.get(key)) is not None and known.is_dir():
+        return known
+    _made[key] = made = _ensure(wanted)
+    return made
+
+
+def _installation_state() -> tuple[tuple[str, int], ...]:
+    """Changes whenever a package is installed, removed or replaced, since that changes the folder that it lies in."""
+    folders = [path for path in map(Path, sys.path) if path.is_dir()]
+    return tuple((str(path), path.stat().st_mtime_ns) for path in folders)
+
+
+def _ensure(wanted: tuple[str, ...]) -> Path:
     installed = _installed_closure(wanted)
     versions = [f"{item.name}=={item.version}" for item in installed or ()]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -34,6 +34,8 @@ def result_text(output: str, result: ExecResult, timeout_s: float) -> str:
         notes.append(f"[killed: time limit of {timeout_s:g} s; the output up to then is above]")
     elif result.killed_by == "oom":
         notes.append("[killed: out of memory]")
+    elif result.killed_by == "disk":
+        notes.append("[killed: disk full; delete what is not needed]")
     elif result.killed_by == "output":
         notes.append("[killed: too much output]")
     elif result.exit_code != 0:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-__all__ = ["run_sync"]
+__all__ = ["run_sync", "run_to_end"]
 
 _lock = threading.Lock()
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
@@ -31,4 +31,17 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         return future.result()
     except KeyboardInterrupt:
         future.cancel()
+        raise
+
+
+async def run_to_end(work: Awaitable[T]) -> T:
+    """Wait for work in a thread even when cancelled, then pass the cancellation on.
+
+    A thread cannot be cancelled: what it makes must exist before it can be removed.
+    """
+    future = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
         raise

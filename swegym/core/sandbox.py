@@ -15,7 +15,8 @@ from swegym.core.records import Record
 
 __all__ = ["ExecResult", "KilledBy", "Sandbox", "SandboxLimits", "SandboxProvider", "SandboxSpec"]
 
-KilledBy = Literal["timeout", "oom", "output"]
+KilledBy = Literal["timeout", "oom", "disk", "output"]
+"""Which limit ended a command or a process of it: time, memory, disk, or amount of output."""
 
 
 class SandboxLimits(Record):
@@ -35,6 +36,9 @@ class SandboxSpec(Record):
     image: str
     workspace: str | None = None
     """Absolute host folder whose content appears (copy on write) at `workdir`; None: the image already has it."""
+    dockerfile: str | None = None
+    """Absolute host path of a Dockerfile, its folder being the build context; the workspace and dependencies are put on
+    the image that it makes. Only back ends with images can use it."""
     dependencies: str | None = None
     """Absolute host folder mounted read-only at /opt/swegym/dependencies and put on PYTHONPATH."""
     workdir: str = "/testbed"
@@ -43,6 +47,9 @@ class SandboxSpec(Record):
     limits: SandboxLimits = SandboxLimits()
     labels: dict[str, str] = Field(default_factory=dict)
     """For listing and reaping; a run puts its id here."""
+    prepare_command: str = ""
+    """Run once in a new sandbox before anybody gets it, not in forks nor in what starts from a snapshot; in a warm pool
+    it is over when a sandbox is taken. It must leave the shell as it was; the sandbox's user finds out if it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class ExecResult:
     output: bytes
     """stdout and stderr in the order written; head and tail when it was longer than the limit."""
     exit_code: int
-    """The shell's; 128 + signal when killed; 124 for our time limit."""
+    """The shell's; 128 + signal when killed; 124 for our time limit, 137 for our disk limit."""
     duration_s: float
     truncated_bytes: int = 0
     """Bytes dropped between head and tail."""

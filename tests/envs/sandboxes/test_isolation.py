@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from swegym.core.sandbox import Sandbox, SandboxProvider, SandboxSpec
+from swegym.core.errors import ConfigError
+from swegym.core.sandbox import Sandbox, SandboxLimits, SandboxProvider, SandboxSpec
+from swegym.envs.sandboxes import make_provider
+from swegym.envs.sandboxes.cgroups import ControlGroup
+from swegym.envs.sandboxes.detect import Bwrap
+from swegym.envs.sandboxes.local import LocalProvider
 
 pytestmark = pytest.mark.attack
 
@@ -108,6 +113,7 @@ async def test_the_kernels_settings_cannot_be_written(sandbox: Sandbox) -> None:
     script = """
         for path in $(find /proc/sys /proc/irq /proc/bus /proc/fs /proc/acpi /proc/scsi -type f 2>/dev/null) \\
                 /proc/sysrq-trigger /proc/mtrr /proc/kcore; do
+            [[ -c $path ]] && continue # hidden: it is /dev/null
             (exec 3>>"$path") 2>/dev/null && echo "$path"
         done; find /proc/sys -type f | wc -l"""
     *writable, count = (await sandbox.run(script, timeout_s=60)).text.split()
@@ -136,3 +142,131 @@ async def test_the_session_secret_is_not_in_the_shell(sandbox: Sandbox) -> None:
     secret: str = sandbox.session._secret  # type: ignore[attr-defined]
     found = await sandbox.run("declare -p; declare -f; env; cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ; ls -R /tmp")
     assert secret.encode() not in found.output
+
+
+ORDINARY = {
+    "git": "git init -q /tmp/repository && cd /tmp/repository && git commit -q --allow-empty -m x && git log | grep x",
+    "pipes": "seq 2000 | sort -R | sort -n | tail -1 | grep -q 2000",
+    "links and modes": "touch a && ln a b && ln -s a c && chmod 600 a && mkfifo p && mv a d && rm -r b c d p",
+    "archives": "tar cf /tmp/x.tar package && tar xf /tmp/x.tar -C /tmp && diff -r package /tmp/package",
+    "threads": """python3 -c "
+import threading
+for thread in [threading.Thread(target=print) for _ in range(20)]: thread.start(); thread.join()" """,
+    "processes": """python3 -c "
+import multiprocessing as m
+with m.get_context('fork').Pool(2) as p: assert p.map(abs, [-1, 2]) == [1, 2]
+with m.get_context('spawn').Pool(1) as p: assert p.map(abs, [-1, 2]) == [1, 2]
+from multiprocessing.shared_memory import SharedMemory as S
+s = S(create=True, size=10); s.close(); s.unlink()" """,
+    "asyncio": """python3 -c "
+import asyncio
+async def f():
+    p = await asyncio.create_subprocess_exec('echo', 'x', stdout=-1)
+    assert (await p.communicate())[0].strip() == b'x'
+asyncio.run(f())" """,
+    "unix sockets": """python3 -c "
+import socket; s = socket.socket(1); s.bind('/tmp/socket'); s.listen(); socket.socket(1).connect('/tmp/socket')" """,
+    "terminals": """python3 -c "import pty; assert pty.spawn(['true']) == 0" """,
+    "tracing": """python3 -c "
+import ctypes, os
+libc = ctypes.CDLL(None)
+pid = os.fork()
+if not pid: libc.ptrace(0, 0, 0, 0); os.kill(os.getpid(), 19); os._exit(7)
+assert os.WIFSTOPPED(os.waitpid(pid, 0)[1]); libc.ptrace(7, pid, 0, 0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7" """,
+}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("program", ORDINARY)
+async def test_ordinary_programs_work(jail: Sandbox, program: str) -> None:
+    """In a folder of its own each, in one sandbox."""
+    await jail.run("git config --global user.name a; git config --global user.email a@b")
+    await jail.run('cd "$(mktemp -d)" && cp -r /testbed/package .')
+    result = await jail.run(ORDINARY[program], timeout_s=60)
+    assert result.exit_code == 0, result.text
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_compiler_works(jail: Sandbox) -> None:
+    if not await succeeds(jail, "command -v gcc"):
+        pytest.skip("no compiler in there")
+    assert await succeeds(jail, "cd /tmp && echo 'int main() { return 0; }' >a.c && gcc -pthread a.c && ./a.out")
+
+
+@pytest.mark.slow
+async def test_pip_works(sandbox: Sandbox) -> None:
+    """Offline, with the pip that comes with Python, into an environment of the sandbox's own."""
+    if not await succeeds(sandbox, "python3 -c 'import ensurepip'"):
+        pytest.skip("no ensurepip in there")
+    made = await sandbox.run("python3 -m venv /tmp/venv && /tmp/venv/bin/pip --version", timeout_s=120)
+    assert made.exit_code == 0, made.text
+
+
+async def test_commands_run_as_another_user(backend: str, base_image: str, spec: SandboxSpec, tmp_path: Path) -> None:
+    provider = make_provider(backend, base_image=base_image, temp_folder=str(tmp_path), user="1234:1234")
+    sandbox = await provider.create(spec)
+    assert (await sandbox.run("id -u; id -g")).text == "1234\n1234\n"
+    assert await succeeds(
+        sandbox, "echo x >new && rm run.sh && touch ~/mine && [[ $(stat -c %u new package) == *1234* ]]"
+    )
+    await sandbox.write_file("/testbed/deep/file", b"x")
+    assert await sandbox.read_file("/testbed/deep/file") == b"x"
+    assert "CapEff:\t0000000000000000" in (await sandbox.run("cat /proc/self/status")).text
+    for command in (
+        "touch /usr/x",
+        "cat /etc/shadow",
+        "chown 0 new",
+        "su root -c true",
+        "sudo -n true",
+        "echo >/etc/hosts",
+    ):
+        assert not await succeeds(sandbox, f"({command}) 2>/dev/null"), command
+    await provider.close()
+
+
+@pytest.mark.parametrize("user", ["alice", "1000:staff", "-1", "", "1:2:3"])
+def test_a_user_that_local_cannot_have(user: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="UID or UID:GID"):
+        make_provider("local", user=user, temp_folder=str(tmp_path))
+
+
+def test_no_namespaces_no_sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A kernel without them, played by a bubblewrap that is told to fail."""
+    bwrap = tmp_path / "bwrap"
+    bwrap.write_text(
+        "#!/bin/sh\n[ $1 = --version ] && echo bubblewrap 0.11.0 && exit\necho no namespaces >&2; exit 1\n"
+    )
+    bwrap.chmod(0o755)
+    monkeypatch.setattr("swegym.envs.sandboxes.local.require_bwrap", lambda: Bwrap(str(bwrap), "0.11.0"))
+    for unsafe in (False, True):  # unsafe gives up the user namespace, never all of them
+        with pytest.raises(ConfigError, match="no namespaces"):
+            make_provider("local", unsafe=unsafe, temp_folder=str(tmp_path))
+
+
+def test_no_filter_no_sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(ConfigError, match=r"no system call filter is written for 'riscv64'.*--unsafe"):
+        make_provider("local", temp_folder=str(tmp_path))
+    provider = make_provider("local", unsafe=True, temp_folder=str(tmp_path))
+    assert isinstance(provider, LocalProvider)
+    assert not provider.has_filter
+
+
+async def test_processors_are_limited(backend: str, provider: SandboxProvider, spec: SandboxSpec) -> None:
+    """As the kernel has it: a quota of 150 ms in every 100."""
+    sandbox = await provider.create(spec.model_copy(update={"limits": SandboxLimits(cpus=1.5)}))
+    root = Path("/sys/fs/cgroup")
+    if backend == "docker":
+        found = await sandbox.run("cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null")
+        assert found.text.split()[0] == "150000"
+        return
+    group = ControlGroup.create("probe", SandboxLimits())
+    if group is None:
+        pytest.skip("no control group can be made here")
+    group.remove()
+    name = f"swegym.{sandbox.sandbox_id}"
+    quotas = [file for file in (root / "cpu" / name / "cpu.cfs_quota_us", root / name / "cpu.max") if file.exists()]
+    assert [file.read_text().split()[0] for file in quotas] == ["150000"]
+    await sandbox.close()
+    assert not any(file.exists() for file in quotas)

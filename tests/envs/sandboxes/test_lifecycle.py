@@ -6,29 +6,14 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from swegym.core.errors import ConfigError, ImageMissing, SandboxError, SandboxLost, UnknownName
 from swegym.core.sandbox import Sandbox, SandboxLimits, SandboxProvider, SandboxSpec
-from swegym.envs.sandboxes import list_sandboxes, make_provider, reap, resolve_backend
+from swegym.envs.sandboxes import list_sandboxes, make_provider, resolve_backend
 from swegym.envs.sandboxes.base import ShellSandbox
-from swegym.envs.sandboxes.reaper import owner_is_alive, owner_token
-
-OWNER = """
-import asyncio, sys
-from swegym.core.sandbox import SandboxSpec
-from swegym.envs.sandboxes import make_provider
-async def main():
-    provider = make_provider(sys.argv[1], base_image=sys.argv[2], temp_folder=sys.argv[3])
-    sandbox = await provider.create(SandboxSpec(image="contract-suite", workspace=sys.argv[4]))
-    print(sandbox.sandbox_id, flush=True)
-    await sandbox.run("sleep 4321", timeout_s=600)
-asyncio.run(main())
-"""
 
 
 async def test_contract_of_types(provider: SandboxProvider, sandbox: Sandbox) -> None:
@@ -133,38 +118,6 @@ async def test_killed_from_outside_is_lost_and_the_others_live(provider: Sandbox
     assert (await other.run("echo fine")).text == "fine\n"
 
 
-@pytest.mark.chaos
-async def test_dead_owner(backend: str, base_image: str, workspace: Path, tmp_path: Path) -> None:
-    arguments = [backend, base_image, str(tmp_path / "s"), str(workspace)]
-    with subprocess.Popen([sys.executable, "-c", OWNER, *arguments], stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout is not None
-        sandbox_id = owner.stdout.readline().strip()
-        assert sandbox_id.startswith("swegym-")
-        alive = {record.sandbox_id: record for record in list_sandboxes(str(tmp_path / "s"))}
-        assert not alive[sandbox_id].is_orphan
-        assert sandbox_id not in [record.sandbox_id for record in reap(str(tmp_path / "s"))]
-        owner.kill()
-    reap(str(tmp_path / "s"))
-    deadline = time.monotonic() + 30
-    while subprocess.run(["pgrep", "-f", "^sleep 4321"], check=False).returncode == 0 and time.monotonic() < deadline:
-        await asyncio.sleep(0.1)
-    assert subprocess.run(["pgrep", "-f", "^sleep 4321"], check=False).returncode == 1
-    assert sandbox_id not in [record.sandbox_id for record in list_sandboxes(str(tmp_path / "s"))]
-
-
-def test_owner_tokens() -> None:
-    assert owner_is_alive(owner_token())
-    with subprocess.Popen(["sleep", "60"]) as child:
-        token = owner_token(child.pid)
-        assert owner_is_alive(token)
-        child.kill()
-    assert not owner_is_alive(token)
-    pid, ticks, boot = owner_token().split(":")
-    assert not owner_is_alive(f"{pid}:{int(ticks) + 1}:{boot}")
-    assert not owner_is_alive(f"{pid}:{ticks}:another-boot")
-    assert not owner_is_alive("")
-
-
 async def test_many_at_once(provider: SandboxProvider, spec: SandboxSpec) -> None:
     sandboxes = await asyncio.gather(*(provider.create(spec) for _ in range(12)))
     results = await asyncio.gather(*(box.run(f"x={i}; echo {i}") for i, box in enumerate(sandboxes)))
@@ -192,7 +145,7 @@ async def test_failed_start_says_why_and_leaves_nothing(tmp_path: Path, workspac
     provider = make_provider("local", temp_folder=str(tmp_path))
     with pytest.raises(SandboxError, match=r"did not start: .*bwrap"):
         await provider.create(SandboxSpec(image="", workspace=str(workspace), workdir="/proc/version/below"))
-    assert [path.name for path in tmp_path.iterdir()] == ["etc"]
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("etc")] == []
 
 
 async def test_workdir_can_be_a_copy(tmp_path: Path, spec: SandboxSpec) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from pathlib import Path
 
 import pytest
 
 from swegym.core.errors import SandboxError, SandboxLost
-from swegym.core.sandbox import SandboxSpec
 from swegym.envs.sandboxes.docker import FrameParser
-from swegym.envs.sandboxes.images import folder_digest
 from swegym.envs.sandboxes.output import OutputBuffer
 from swegym.envs.sandboxes.session import ShellSession
 
@@ -117,50 +114,3 @@ async def test_end_of_the_channel_before_the_start() -> None:
     session.feed_eof("its first process ended")
     with pytest.raises(SandboxError, match="did not start: bwrap: no"):
         await starting
-
-
-def test_folder_digest(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("1")
-    first = folder_digest(str(tmp_path))
-    assert folder_digest(str(tmp_path)) == first
-    seen = {first}
-    (tmp_path / "a").chmod(0o755)
-    seen.add(folder_digest(str(tmp_path)))
-    (tmp_path / "link").symlink_to("a")
-    seen.add(folder_digest(str(tmp_path)))
-    (tmp_path / "link").unlink()
-    (tmp_path / "link").symlink_to("b")
-    seen.add(folder_digest(str(tmp_path)))
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a").write_text("1")
-    seen.add(folder_digest(str(tmp_path)))
-    (tmp_path / "sub" / "a").write_text("2")
-    seen.add(folder_digest(str(tmp_path)))
-    assert len(seen) == 6
-
-
-@pytest.mark.docker
-async def test_images_are_built_once_and_named_by_content(tmp_path: Path, base_image: str) -> None:
-    import docker
-    from swegym.core.errors import ImageMissing
-    from swegym.envs.sandboxes.images import ImageBuilder
-
-    client = docker.from_env().api
-    (tmp_path / "workspace").mkdir()
-    (tmp_path / "workspace" / "file").write_text(str(tmp_path))
-    spec = SandboxSpec(image="Some/Odd Name:latest", workspace=str(tmp_path / "workspace"))
-    builder = ImageBuilder(client, base_image, None)
-    before = {image["Id"] for image in client.images()}
-    tags = await asyncio.gather(*(asyncio.to_thread(builder.ensure, spec) for _ in range(4)))
-    assert len(set(tags)) == 1
-    assert tags[0].startswith("swegym/odd-name:")
-    assert len({image["Id"] for image in client.images()} - before) == 1
-    assert ImageBuilder(client, base_image, None).ensure(spec) == tags[0]
-    (tmp_path / "workspace" / "file").write_text("other")
-    other = ImageBuilder(client, base_image, None).ensure(spec)
-    assert other != tags[0]
-    with pytest.raises(ImageMissing, match="docker pull"):
-        ImageBuilder(client, "no-such-base-image:1", None).ensure(spec)
-    for tag in (tags[0], other):
-        client.remove_image(tag)
-    client.close()
