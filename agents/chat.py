@@ -128,6 +128,15 @@ class ContextWriter:
             raise PolicyError("policy returned a log-probability that is not finite")
         self._extend(ids, 1, logprobs, versions)
 
+    def write_recorded(self, record: TokenContext) -> None:
+        """Append the tokens that a policy sampled next in a record, exactly as they stand there."""
+        begin = end = len(self._tokens)
+        while end < len(record.tokens) and record.source[end] == 1:
+            end += 1
+        part = slice(begin, end)
+        self._extend(record.tokens[part], 1, record.rollout_logprobs[part], record.policy_version[part])
+        self._loss_mask[part] = record.loss_mask[part]
+
     def context(self) -> TokenContext:
         return TokenContext(
             tokens=tuple(self._tokens),

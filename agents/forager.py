@@ -7,6 +7,7 @@ messages and records no tokens. Source: cwm.md 2.3, 5; the ways an episode may e
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -22,7 +23,7 @@ from swegym.core.policy import Completion, Message, Policy, PolicyRequest, Sampl
 from swegym.core.registries import profiles, protocols
 from swegym.core.seeding import derive_seed
 from swegym.core.task import Task
-from swegym.core.trajectory import TokenContext
+from swegym.core.trajectory import TokenContext, Turn
 
 __all__ = ["ForagerAgent", "ForagerConfig", "make_profile", "make_protocol"]
 
@@ -152,6 +153,28 @@ class ForagerAgent:
         episode = self._running()
         budget = self._budget(episode, observation)
         self._write(episode, self._profile.render_observation(observation, episode.last_tool, budget))
+
+    def resume(self, turns: Sequence[Turn], contexts: Sequence[TokenContext]) -> None:
+        """See `ResumableAgent.resume`. Sampled tokens are taken from the record, the others are rendered and compared.
+
+        Raises:
+            ConfigError: the tokens do not come out as recorded, or a turn has no observation.
+        """
+        episode = self._running()
+        record = contexts[0] if contexts else TokenContext()
+        if len(contexts) > 1 or (episode.writer is not None) != bool(contexts):
+            raise ConfigError(f"this agent cannot go on from an episode with {len(contexts)} token contexts")
+        for turn in turns:
+            if turn.observation is None:
+                raise ConfigError(f"turn {turn.index} has no observation, so nothing can go on from there")
+            if episode.writer is not None:
+                episode.writer.write_recorded(record)
+            episode.messages.append(Message(role="assistant", content=turn.text))
+            episode.turn += 1
+            episode.last_tool = turn.action.tool if turn.action else ""
+            self.observe(turn.observation)
+        if episode.writer is not None and episode.writer.token_ids != record.tokens[: len(episode.writer)]:
+            raise ConfigError("the recorded tokens are not those of this agent's tokenizer, profile and limits")
 
     def contexts(self) -> tuple[TokenContext, ...]:
         """The token record so far; empty for text policies."""

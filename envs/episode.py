@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from swegym.core.action import Observation, ToolCall
@@ -34,6 +34,10 @@ class Episode:
     @property
     def is_over(self) -> bool:
         return self.terminated or self.truncated
+
+    def fork(self, sandbox: Sandbox, remaining_s: float) -> Episode:
+        """The same episode in a copy of the sandbox, with that much wall time left."""
+        return replace(self, sandbox=sandbox, budget=self.budget.fork(remaining_s), turns=list(self.turns))
 
     def add_turn(self, call: ToolCall | None, error: str, observation: Observation, info: dict[str, Any]) -> None:
         kept = {key: info[key] for key in ("tests", "killed_by") if key in info}

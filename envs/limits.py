@@ -30,13 +30,25 @@ class EpisodeBudget:
     def spend_turn(self) -> TaskLimits:
         """Count one action. Returns the limits of its command: no command outlives the episode."""
         self.num_turns += 1
-        left_s = max(MIN_COMMAND_S, self._deadline - time.monotonic())
+        left_s = max(MIN_COMMAND_S, self.remaining_s)
         if left_s >= self.limits.command_timeout_s:
             return self.limits
         return self.limits.model_copy(update={"command_timeout_s": left_s})
+
+    @property
+    def remaining_s(self) -> float:
+        """Wall time that is left; negative when it is over."""
+        return self._deadline - time.monotonic()
+
+    def fork(self, remaining_s: float) -> EpisodeBudget:
+        """A budget with as many turns left as this one, and the given wall time from now on."""
+        forked = EpisodeBudget(self.limits)
+        forked.num_turns = self.num_turns
+        forked._deadline = time.monotonic() + remaining_s
+        return forked
 
     def end_reason(self) -> str:
         """Which limit is hit; "" while none is."""
         if self.num_turns >= self.limits.max_turns:
             return "turn_limit"
-        return "episode_timeout" if time.monotonic() >= self._deadline else ""
+        return "episode_timeout" if self.remaining_s <= 0 else ""

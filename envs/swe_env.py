@@ -9,9 +9,11 @@ An action is a tool call; the tools are `swegym.envs.tools`. An env knows no mod
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Self
 
 import gymnasium
 import numpy as np
@@ -29,11 +31,12 @@ from swegym.core.sandbox import SandboxProvider
 from swegym.core.task import Task, TaskLimits, TaskSet
 from swegym.envs.episode import Episode
 from swegym.envs.limits import EpisodeBudget
+from swegym.envs.services import Services
 from swegym.envs.spaces import ToolAction, ToolCallSpace, UnicodeText
 from swegym.envs.tasksets import resolve_task_set, sandbox_spec
 from swegym.envs.tools.base import ToolResult, make_tools
 from swegym.envs.tools.output import clip_middle
-from swegym.envs.workspace import extract_patch, prepare_workspace
+from swegym.envs.workspace import extract_patch, prepare_workspace, workspace_preparation
 
 __all__ = ["SweEnv"]
 
@@ -105,11 +108,9 @@ class SweEnv(gymnasium.Env[ObservationDict, ToolAction]):
         self._task_ids = self._select_tasks(split, task_ids)
         target = rewards.get(reward)
         self._reward: RewardFn = target() if isinstance(target, type) else target
-        self._sandbox = sandbox
-        self._sandbox_options = dict(sandbox_options or {})
-        self._provider: SandboxProvider | None = None
-        self._given_grader = grader
-        self._own_grader: Grader | None = None
+        self._make_services = partial(Services, sandbox, dict(sandbox_options or {}), grader, self.taskset)
+        self._services: Services | None = None
+        """Shared with forks. None while this env uses none."""
         self._episode: Episode | None = None
         self._seed: int | None = None
         self.action_space = ToolCallSpace(tuple(self.tools))
@@ -178,8 +179,12 @@ class SweEnv(gymnasium.Env[ObservationDict, ToolAction]):
 
     def close(self) -> None:
         """Remove the sandbox; idempotent."""
-        if self._provider is not None or self._episode is not None:
+        if self._services is not None or self._episode is not None:
             run_sync(self.aclose())
+
+    def fork(self) -> Self:
+        """See `afork`. Made by `gymnasium.make`, an env wears wrappers: `env.unwrapped.fork()`."""
+        return run_sync(self.afork())
 
     # --- async core ---------------------------------------------------------------------------------------------------
 
@@ -191,11 +196,11 @@ class SweEnv(gymnasium.Env[ObservationDict, ToolAction]):
         """
         await self._drop_episode()
         self.last_result = None
-        provider = await self._get_provider()
+        provider = await self._use_services().provider()
         spec = await asyncio.to_thread(sandbox_spec, task, self.taskset)  # may have to install the dependencies
-        sandbox = await provider.create(spec)
+        sandbox = await provider.create(spec.model_copy(update={"prepare_command": workspace_preparation(task)}))
         try:
-            start_commit = await prepare_workspace(sandbox, task)
+            start_commit = await prepare_workspace(sandbox, task, is_prepared=True)
         except BaseException:
             await sandbox.close()
             raise
@@ -268,14 +273,39 @@ class SweEnv(gymnasium.Env[ObservationDict, ToolAction]):
         return patch
 
     async def aclose(self) -> None:
-        """Remove the sandbox, and the provider and the grader that this env made; idempotent."""
-        await self._drop_episode()
-        grader, self._own_grader = self._own_grader, None
-        provider, self._provider = self._provider, None
-        if grader is not None:
-            await grader.close()
-        if provider is not None and provider is not self._sandbox:
-            await provider.close()
+        """Remove the sandbox, and the provider and the grader that were made here, if no fork uses them; idempotent."""
+        try:
+            await self._drop_episode()
+        finally:
+            services, self._services = self._services, None
+            if services is not None:
+                await services.leave()
+
+    async def afork(self) -> Self:
+        """Another env in the same state, from which both go on independently. For several, call it several times.
+
+        Files, shell, transcript, turns and time spent, start commit and `np_random` are copied; processes that run in
+        the background are not. What it takes to fork is not charged to the fork. Each env is to be closed.
+
+        Raises:
+            ResetNeeded: no episode is running.
+            ConfigError: an action is.
+            SandboxError: the sandbox could not be copied; this env can go on.
+        """
+        episode = self._episode
+        if episode is None or episode.is_over:
+            raise ResetNeeded("the episode is over or has not begun: there is nothing to fork; call reset() first")
+        num_turns, remaining_s = len(episode.turns), episode.budget.remaining_s
+        sandbox = await episode.sandbox.fork()
+        if num_turns != episode.budget.num_turns or episode.is_over:
+            await sandbox.close()
+            raise ConfigError("an env can be forked between two actions only, and one was running")
+        child = copy.copy(self)
+        child.action_space, child.observation_space = copy.deepcopy((self.action_space, self.observation_space))
+        child._np_random = copy.deepcopy(self._np_random)
+        child._services = self._use_services().join()
+        child._episode = episode.fork(sandbox, remaining_s)
+        return child
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -304,7 +334,7 @@ class SweEnv(gymnasium.Env[ObservationDict, ToolAction]):
         info["patch"] = patch = await self.submission() or ""
         if self.grade_mode == "deferred":
             return 0.0
-        outcome = await self._grader(await self._get_provider()).grade(episode.task, patch)
+        outcome = await (await self._use_services().grader()).grade(episode.task, patch)
         info["outcome"] = outcome
         if outcome.validity is not Validity.VALID:
             kind = TaskError if outcome.validity is Validity.TASK else SandboxError
@@ -316,25 +346,10 @@ class SweEnv(gymnasium.Env[ObservationDict, ToolAction]):
         info["rewards"] = dict(terms)
         return float(sum(terms.values()))
 
-    def _grader(self, provider: SandboxProvider) -> Grader:
-        if self._given_grader is not None:
-            return self._given_grader
-        if self._own_grader is None:
-            from swegym.envs.graders import SweGrader
-
-            self._own_grader = SweGrader(provider, self.taskset)
-        return self._own_grader
-
-    async def _get_provider(self) -> SandboxProvider:
-        if self._provider is None:
-            if isinstance(self._sandbox, str):
-                from swegym.envs.sandboxes import make_provider
-
-                # asking what the machine has may wait for an engine, which must not hold the loop up
-                self._provider = await asyncio.to_thread(make_provider, self._sandbox, **self._sandbox_options)
-            else:
-                self._provider = self._sandbox
-        return self._provider
+    def _use_services(self) -> Services:
+        if self._services is None:
+            self._services = self._make_services()
+        return self._services
 
     async def _drop_episode(self) -> None:
         episode, self._episode = self._episode, None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from pydantic import Field
 
 from swegym.core.records import Record
 from swegym.core.task import Task
 
-__all__ = ["AsyncEnv", "Observation", "StepResult", "ToolCall", "ToolSpec"]
+__all__ = ["AsyncEnv", "ForkableEnv", "Observation", "StepResult", "ToolCall", "ToolSpec"]
 
 
 class ToolCall(Record):
@@ -84,3 +84,11 @@ class AsyncEnv(Protocol):
     async def submission(self) -> str | None: ...
 
     async def aclose(self) -> None: ...
+
+
+class ForkableEnv(AsyncEnv, Protocol):
+    """An env that can be copied in the middle of an episode, to branch a rollout."""
+
+    async def afork(self) -> Self:
+        """Another env in the same state, which has to be closed as well. Raises SandboxError."""
+        ...

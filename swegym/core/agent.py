@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from swegym.core.action import Observation, ToolCall
 from swegym.core.policy import FinishReason, SamplingParams
 from swegym.core.task import Task
-from swegym.core.trajectory import TokenContext
+from swegym.core.trajectory import TokenContext, Turn
 
-__all__ = ["Agent", "Decision"]
+__all__ = ["Agent", "Decision", "ResumableAgent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,4 +50,16 @@ class Agent(Protocol):
 
     def contexts(self) -> tuple[TokenContext, ...]:
         """Token record so far; empty for text policies."""
+        ...
+
+
+@runtime_checkable
+class ResumableAgent(Agent, Protocol):
+    """An agent that can go on where another episode was."""
+
+    def resume(self, turns: Sequence[Turn], contexts: Sequence[TokenContext]) -> None:
+        """After `begin`: take over turns that were recorded with these contexts, as if they had been its own.
+
+        Raises ConfigError: an agent set up differently made the record, so that the tokens would not be the same.
+        """
         ...

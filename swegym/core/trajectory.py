@@ -93,7 +93,7 @@ class Trajectory(Record):
     terminated: bool = False
     truncated: bool = False
     end_reason: str = ""
-    """submitted | turn_limit | context_limit | action_limit | episode_timeout | error:CLASS"""
+    """submitted | turn_limit | context_limit | action_limit | episode_timeout | error:CLASS | paused (it can go on)"""
     validity: Validity = Validity.VALID
     validity_reason: str = ""
     seed: int | None = None

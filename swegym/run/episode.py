@@ -14,7 +14,8 @@ from swegym.core.agent import Agent, Decision
 from swegym.core.errors import PolicyError, PromptTooLong, RolloutError, SandboxError, TaskError
 from swegym.core.outcome import Validity
 from swegym.core.task import Task
-from swegym.core.trajectory import Trajectory, Turn
+from swegym.core.trajectory import ParentRef, Trajectory, Turn
+from swegym.run.branch import check_prefix, resume
 
 T = TypeVar("T")
 __all__ = ["run_episode"]
@@ -44,6 +45,13 @@ class _Recorder:
             "agent": agent.name,
             "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
+
+    def go_on_from(self, prefix: Trajectory) -> None:
+        self.started -= prefix.duration_s
+        self.turns = list(prefix.turns)
+        self.first = prefix.first_observation
+        self.fields["parent"] = ParentRef(episode_id=prefix.episode_id, turn=len(prefix.turns))
+        self.fields["sandbox"] = prefix.sandbox
 
     def turn(self, decision: Decision, result: StepResult | None) -> None:
         self.turns.append(
@@ -84,24 +92,53 @@ class _Recorder:
 
 
 async def run_episode(
-    task: Task, env: AsyncEnv, agent: Agent, *, seed: int | None = None, group_id: str = ""
+    task: Task,
+    env: AsyncEnv,
+    agent: Agent,
+    *,
+    seed: int | None = None,
+    group_id: str = "",
+    prefix: Trajectory | None = None,
+    stop_after: int | None = None,
 ) -> Trajectory:
     """Run one episode to its end. It is not graded yet: `outcome` and `rewards` are filled by the grading stage.
 
     A failure of the sandbox, the engine or the task makes the trajectory invalid and is recorded in it; every other
     exception, and cancellation, propagates after the env was closed by its owner.
+
+    Args:
+        task: what it is about.
+        env: starts the task; with a prefix it is in the middle of it already.
+        agent: decides.
+        seed: for the env and the agent's sampling.
+        group_id: of the trajectory.
+        prefix: what has happened in the env so far (see `swegym.run.branch`); the agent takes it over and goes on. The
+            trajectory begins with its turns and tokens, and names it as its parent.
+        stop_after: leave off after so many turns, those of the prefix included. The env stays where it is, for forks
+            that go on from there, and the trajectory, whose end_reason is "paused", is their prefix.
+
+    Raises:
+        ConfigError: the prefix is of another task, or is over, or this agent cannot take it over.
     """
+    if prefix is not None:
+        check_prefix(prefix, task)
     record = _Recorder(task, env, agent, seed, group_id)
     submission: str | None = None
     deadline = asyncio.timeout(None)
     try:
         async with deadline:
-            record.first, info = await _within(START_TIMEOUT_S, "the reset", env.start(task, seed=seed))
-            record.fields["sandbox"] = str(info.get("sandbox", ""))
-            deadline.reschedule(asyncio.get_running_loop().time() + task.limits.episode_timeout_s)
+            if prefix is None:
+                record.first, info = await _within(START_TIMEOUT_S, "the reset", env.start(task, seed=seed))
+                record.fields["sandbox"] = str(info.get("sandbox", ""))
+            else:
+                record.go_on_from(prefix)
+            left_s = task.limits.episode_timeout_s - (prefix.duration_s if prefix else 0.0)
+            deadline.reschedule(asyncio.get_running_loop().time() + left_s)
             agent.begin(task, record.first, episode_id=str(record.fields["episode_id"]), seed=seed)
+            if prefix is not None:
+                resume(agent, prefix)
             record.has_begun = True
-            await _loop(record, env, agent)
+            await _loop(record, env, agent, stop_after)
     except TimeoutError:
         if not deadline.expired():
             raise
@@ -110,7 +147,7 @@ async def run_episode(
         record.fields |= {"truncated": True, "end_reason": "context_limit"}
     except (SandboxError, PolicyError, TaskError) as error:
         record.fail(error)
-    if "validity" not in record.fields:
+    if "validity" not in record.fields and record.fields["end_reason"] != "paused":
         try:
             submission = await _within(SUBMISSION_TIMEOUT_S, "taking the diff", env.submission())
         except (SandboxError, TaskError) as error:
@@ -130,8 +167,8 @@ async def _within(timeout_s: float, what: str, coroutine: Coroutine[Any, Any, T]
         raise SandboxError(f"{what} took longer than {timeout_s:g} s") from error
 
 
-async def _loop(record: _Recorder, env: AsyncEnv, agent: Agent) -> None:
-    while True:
+async def _loop(record: _Recorder, env: AsyncEnv, agent: Agent, stop_after: int | None) -> None:
+    while stop_after is None or len(record.turns) < stop_after:
         decision = await agent.decide()
         if decision.stop_reason:
             record.turn(decision, None)
@@ -147,3 +184,4 @@ async def _loop(record: _Recorder, env: AsyncEnv, agent: Agent) -> None:
             }
             return
         agent.observe(result.observation)
+    record.fields["end_reason"] = "paused"
