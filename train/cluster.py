@@ -8,19 +8,23 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from swegym.core.errors import SwegymError, TrainingError
 from swegym.core.trajectory import Trajectory
-from swegym.train.actors import LearnerActor, RolloutActor
+from swegym.train.actors import LearnerActor, engine_policy, torch_policy
+from swegym.train.capacity import (
+    check_capacity,
+    default_sandboxes_per_node,
+    node_capacities,
+    sandboxes_per_worker,
+)
 from swegym.train.config import RlConfig
 from swegym.train.engine.actor import RemoteEngine
-from swegym.train.ray_runtime import ray_runtime
+from swegym.train.ray_runtime import OWN_RAY, ray_answer, ray_runtime
+from swegym.train.rollout_workers import RolloutWorkers
 
-__all__ = ["Cluster", "open_cluster"]
-
-POLL_S = 0.5
+__all__ = ["Cluster", "check_placement", "open_cluster"]
 
 
 class Cluster:
@@ -33,6 +37,10 @@ class Cluster:
             config: of the run.
             checkpoint: Hugging Face folder to start from.
             folder: the run's; `episodes`, `weights` and `checkpoints` in it are written.
+
+        Raises:
+            ConfigError, UnknownName, DependencyMissing: an actor cannot start with this configuration.
+            TrainingError: an actor died, or does not start in time.
         """
         import ray
 
@@ -42,18 +50,22 @@ class Cluster:
         self._version = 0
         self._loop = asyncio.new_event_loop()
         self.engines: list[RemoteEngine] = []
+        self._workers: RolloutWorkers | None = None
         source = str(checkpoint.absolute())
-        learner = ray.remote(num_cpus=1)(LearnerActor).remote(config, source)
-        if config.engine.type == "vllm":
-            self.engines = self._loop.run_until_complete(self._start_engines(source))
-        worker = ray.remote(num_cpus=1, max_concurrency=1000)(RolloutActor)
-        episodes = str((folder / "episodes").absolute())
-        self._workers = [
-            worker.remote(config, source, episodes, self.engines) for _ in range(config.rollout.num_workers)
-        ]
-        self._learner = learner
-        self._get(learner.version.remote())  # a learner that cannot start is told at once
-        self.sandbox: str = self._get(self._workers[0].sandbox.remote())
+        self._learner = ray.remote(num_cpus=1)(LearnerActor).remote(config, source)
+        try:
+            if config.engine.type == "vllm":
+                self.engines = self._loop.run_until_complete(self._start_engines(source))
+                open_policy = partial(engine_policy, source, self.engines, config.engine.gather_s)
+            else:
+                open_policy = partial(torch_policy, source)
+            self.workers = self._workers = RolloutWorkers(config, open_policy, folder)
+            ray_answer(self._learner.version.remote())  # a learner that cannot start is told at once
+            self.workers.start()
+        except BaseException:
+            self.close()
+            raise
+        self.sandbox = self.workers.sandbox
 
     def collect(
         self,
@@ -65,31 +77,14 @@ class Cluster:
         label: str,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> list[Trajectory]:
-        """Run and grade `group_size` episodes per task. Trajectories come back by task, in the order given.
-
-        Raises:
-            TrainingError: a worker died.
-        """
-        import ray
-
-        shares = [list(task_ids[index :: len(self._workers)]) for index in range(len(self._workers))]
-        before = sum(self._get([worker.num_finished.remote() for worker in self._workers]))
-        pending = [
-            worker.collect.remote(share, group_size, temperature, seed, label)
-            for worker, share in zip(self._workers, shares, strict=True)
-            if share
-        ]
-        calls = list(pending)
-        while pending:
-            _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_S)
-            on_progress(sum(self._get([worker.num_finished.remote() for worker in self._workers])) - before)
-        trajectories: list[Trajectory] = [item for part in self._get(calls) for item in part]
-        place = {task_id: index for index, task_id in enumerate(task_ids)}
-        return sorted(trajectories, key=lambda item: place[item.task_id])
+        """See RolloutWorkers.collect."""
+        return self.workers.collect(
+            task_ids, group_size, temperature=temperature, seed=seed, label=label, on_progress=on_progress
+        )
 
     def learn(self, groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
         """One learner step; see Learner.step."""
-        metrics: dict[str, float] = self._get(self._learner.step.remote(groups))
+        metrics: dict[str, float] = ray_answer(self._learner.step.remote(groups))
         return metrics
 
     def publish(self, version: int) -> float:
@@ -100,11 +95,11 @@ class Cluster:
         """
         started = time.perf_counter()
         target = self._weights / f"version-{version:06d}"
-        self._get(self._learner.save_weights.remote(str(target.absolute())))
+        ray_answer(self._learner.save_weights.remote(str(target.absolute())))
         if self.engines:
             self._loop.run_until_complete(self._update_engines(target, version))
         else:
-            self._get([worker.update_weights.remote(str(target.absolute()), version) for worker in self._workers])
+            self.workers.update_weights(target, version)
         if self._version:
             shutil.rmtree(self._weights / f"version-{self._version:06d}", ignore_errors=True)
         self._version = version
@@ -112,18 +107,19 @@ class Cluster:
 
     def save(self, step: int) -> None:
         """Write a resumable checkpoint. Raises CheckpointError."""
-        self._get(self._learner.save_state.remote(str((self.folder / "checkpoints").absolute()), step))
+        ray_answer(self._learner.save_state.remote(str((self.folder / "checkpoints").absolute()), step))
 
     def export(self, name: str) -> Path:
         """Write the learner's weights as a Hugging Face folder under `checkpoints/`."""
         target = self.folder / "checkpoints" / name
-        self._get(self._learner.save_weights.remote(str(target.absolute())))
+        ray_answer(self._learner.save_weights.remote(str(target.absolute())))
         return target
 
     def close(self) -> None:
         """Remove sandboxes and end the engines; Ray ends the rest."""
         try:
-            self._get([worker.close.remote() for worker in self._workers])
+            if self._workers is not None:
+                self._workers.close()
             self._loop.run_until_complete(self._shut_engines_down())
         finally:
             self._loop.close()
@@ -143,27 +139,31 @@ class Cluster:
     async def _update_engines(self, folder: Path, version: int) -> None:
         await asyncio.gather(*(engine.update_weights(folder.absolute(), version) for engine in self.engines))
 
-    def _get(self, calls: Any) -> Any:
-        import ray
 
-        try:
-            return ray.get(calls)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, SwegymError):
-                raise error.cause from None
-            raise TrainingError(f"{type(error.cause).__name__}: {error.cause}") from error
-        except ray.exceptions.RayActorError as error:
-            lines = str(error).strip().splitlines()
-            raise TrainingError(
-                f"an actor of the run died: {lines[0]} {lines[-1] if len(lines) > 1 else ''}"
-            ) from error
+def check_placement(config: RlConfig) -> None:
+    """Refuse a configuration whose actors could never be placed on the Ray that runs. Raises ConfigError."""
+    import ray
+
+    check_capacity(
+        node_capacities(ray.nodes()),
+        num_workers=config.rollout.num_workers,
+        sandboxes_each=sandboxes_per_worker(config.rollout),
+        num_other_cpus=_num_other_actors(config),
+        is_own=config.ray.address == OWN_RAY,
+    )
+
+
+def _num_other_actors(config: RlConfig) -> int:
+    return 1 + (config.engine.num_engines if config.engine.type == "vllm" else 0)
 
 
 @contextmanager
 def open_cluster(config: RlConfig, checkpoint: Path, folder: Path) -> Iterator[Cluster]:
     """Ray and the actors inside a block; all of it is gone afterwards, whatever ended the block."""
-    num_actors = 1 + config.rollout.num_workers + (config.engine.num_engines if config.engine.type == "vllm" else 0)
-    with ray_runtime(num_actors):
+    num_actors = config.rollout.num_workers + _num_other_actors(config)
+    num_sandboxes = config.ray.sandboxes_per_node or default_sandboxes_per_node()
+    with ray_runtime(num_actors, num_sandboxes=num_sandboxes, address=config.ray.address):
+        check_placement(config)
         cluster = Cluster(config, checkpoint, folder)
         try:
             yield cluster

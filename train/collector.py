@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from swegym.agents.forager import ForagerAgent, ForagerConfig
@@ -16,6 +15,7 @@ from swegym.envs.swe_env import SweEnv
 from swegym.envs.tasksets.folder import resolve_task_set
 from swegym.rewards.compose import RewardSet
 from swegym.run.rollout import rollout
+from swegym.train.capacity import grading_concurrency
 from swegym.train.config import RlConfig
 
 __all__ = ["Collector"]
@@ -24,7 +24,7 @@ __all__ = ["Collector"]
 class Collector:
     """Everything that a rollout worker holds: task set, sandboxes, grader, policy, store."""
 
-    def __init__(self, config: RlConfig, policy: Policy, tokenizer: Tokenizer, store: EpisodeStore) -> None:
+    def __init__(self, config: RlConfig, policy: Policy, tokenizer: Tokenizer | None, store: EpisodeStore) -> None:
         """Set up; no sandbox starts yet.
 
         Raises:
@@ -32,8 +32,10 @@ class Collector:
         """
         self._config, self._policy, self._tokenizer, self._store = config, policy, tokenizer, store
         self._taskset = resolve_task_set(config.data.taskset)
-        self._provider = make_provider(config.rollout.sandbox)
-        self._grader = SweGrader(self._provider, self._taskset, jobs=max(1, os.cpu_count() or 1))
+        options = dict(config.rollout.sandbox_options)
+        options["labels"] = {"run": store.folder.parent.name} | options.get("labels", {})
+        self._provider = make_provider(config.rollout.sandbox, **options)
+        self._grader = SweGrader(self._provider, self._taskset, jobs=grading_concurrency(config.rollout))
         self._rewards = RewardSet.from_weights(config.algo.reward)
         self.sandbox = self._provider.name
         self.num_finished = 0

@@ -5,14 +5,16 @@ Defaults are those of a small model on one CPU; `recipes/paper.toml` holds the p
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from swegym.core.config import Section
 from swegym.core.errors import UnknownName
 from swegym.core.registry import Registry
+from swegym.envs.sandboxes.config import SandboxConfig
 from swegym.train.engine.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ __all__ = [
     "EvalSection",
     "ModelSection",
     "OptimSection",
+    "RaySection",
     "RlConfig",
     "RolloutSection",
     "SftConfig",
@@ -82,16 +85,33 @@ class RolloutSection(Section):
     """Prompt profile."""
     sandbox: str = "auto"
     """Back end; `auto` takes Docker where an engine answers and `local` otherwise."""
+    sandbox_options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of each worker's back end, such as warm or max_sandboxes: fields of `SandboxConfig`."""
     num_workers: int = Field(default=1, ge=1)
     """Ray actors that run episodes."""
     concurrency: int = Field(default=16, ge=1)
     """Episodes that one worker runs at a time."""
+    grading_concurrency: int | None = Field(default=None, ge=1)
+    """Gradings that one worker runs beside them; None: as many as the driver's machine has CPUs, but no more than
+    `concurrency`."""
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling; the trainer divides its logits by the same number."""
     max_action_tokens: int = Field(default=64, ge=1)
     """Most tokens of one action."""
     max_context_tokens: int = Field(default=1024, ge=2)
     """Most tokens of one context, actions and observations together."""
+
+    @field_validator("sandbox_options")
+    @classmethod
+    def _known_sandbox_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if "backend" in options:
+            raise ValueError("the back end is rollout.sandbox")
+        try:
+            SandboxConfig(**options)
+        except ValidationError as error:
+            problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise ValueError("; ".join(problems)) from None
+        return options
 
 
 class AlgoSection(Section):
@@ -203,6 +223,37 @@ class EngineSection(Section):
     """Settings of each vLLM engine."""
 
 
+class RaySection(Section):
+    """Where actors run. A rollout worker asks Ray for one CPU and for one unit of the resource "sandbox" for each
+    sandbox that it may hold at once, so sandboxes are spread over the nodes as CPUs are.
+    """
+
+    address: str = "local"
+    """`local` starts Ray on this machine for this run; `auto` (RAY_ADDRESS, or the cluster of this machine), HOST:PORT
+    or ray://HOST:PORT joins a cluster."""
+    sandboxes_per_node: int | None = Field(default=None, ge=1)
+    """Sandboxes that may live on this machine at once, when Ray is started here; None: 32 for each CPU but at most 8
+    for each GiB of memory, and at least 64."""
+    start_timeout_s: float = Field(default=600.0, gt=0)
+    """Wall time that rollout workers may wait for free resources and start in."""
+
+    @field_validator("address")
+    @classmethod
+    def _is_address(cls, address: str) -> str:
+        if address not in ("local", "auto") and not re.fullmatch(r"(ray://)?[^\s/:]+:\d{1,5}", address):
+            raise ValueError("must be local, auto, HOST:PORT or ray://HOST:PORT")
+        return address
+
+    @model_validator(mode="after")
+    def _declared_once(self) -> RaySection:
+        if self.address != "local" and self.sandboxes_per_node is not None:
+            raise ValueError(
+                "sandboxes_per_node has no effect on a cluster that runs already; declare it where its nodes start: "
+                "ray start --resources='{\"sandbox\": N}'"
+            )
+        return self
+
+
 class RlConfig(Section):
     """`swegym train rl`."""
 
@@ -215,6 +266,7 @@ class RlConfig(Section):
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     rollout: RolloutSection = RolloutSection()
+    ray: RaySection = RaySection()
     algo: AlgoSection = AlgoSection()
     optim: OptimSection = OptimSection()
     eval: EvalSection = EvalSection()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -37,11 +38,15 @@ class _Job:
 
 
 def _jobs(tasks: Iterable[Task], group_size: int, seed: int, label: str) -> Iterator[_Job]:
+    num_drawn: Counter[str] = Counter()
     for position, task in enumerate(tasks):
-        group_id = digest(str(seed), str(position), task.task_id, label)
+        # Neither seed nor group depends on which other tasks there are: tasks dealt out to workers give the same.
+        occurrence = num_drawn[task.task_id]
+        num_drawn[task.task_id] += 1
+        group_id = digest(str(seed), str(occurrence), task.task_id, label)
         group_id = f"{label}/{group_id}" if label else group_id
         for member in range(group_size):
-            member_seed = derive_seed(seed, task.task_id, position, member)
+            member_seed = derive_seed(seed, task.task_id, occurrence, member)
             yield _Job(position * group_size + member, task, group_id, member_seed)
 
 
@@ -75,7 +80,7 @@ async def rollout(
         concurrency: episodes at a time. As many gradings may run beside them.
         store: gets every trajectory once it is graded; failed attempts that are tried again are not kept.
         on_trajectory: called after the store, for progress.
-        seed: every episode's seed derives from it, the task and the position.
+        seed: every episode's seed derives from it, the task, how often the task came before, and the member's number.
         label: put before every group id, to tell phases of a run apart in its store.
         num_retries: further attempts, with a new env, of an episode that the infrastructure spoiled.
 

@@ -60,6 +60,9 @@ async def test_seeds_and_groups_follow_from_the_seed(echo_env: Any, grader: Any,
     assert await ids(1, 1) == await ids(1, 5)
     assert await ids(1, 1) != await ids(2, 1)
     assert len({group for group, _ in await ids(1, 2)}) == 3  # a task given twice makes two groups
+    whole = await ids(1, 2)
+    tasks = tasks[1:]  # a share of the tasks gives what it gives among all of them
+    assert await ids(1, 2) == [*whole[2:4], *whole[:2]]
 
 
 async def test_one_failing_episode_stops_nothing_and_its_cause_is_logged(
