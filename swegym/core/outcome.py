@@ -55,6 +55,8 @@ class Outcome(Record):
     """Likeness to the gold patch, 0..1 (CWM paper 5.3.1); computed by the grader, which alone knows the gold."""
     notices: tuple[str, ...] = ()
     """Suspicious things that were seen, e.g. a restored test file."""
+    patch_applied_by: str = ""
+    """Which way of applying fitted: "git apply" is the exact one; "" when the patch was not applied."""
     log_tail: str = ""
     grader: str = ""
     """Name and version."""

@@ -30,9 +30,11 @@ def test_an_honest_report() -> None:
     [
         (["T ids []", "PASSED a.py::x", "T end 1"], 1, "foreign_report_line"),
         (['T ids ["a"]', "T test 0 passed 1", "T test 0 failed 1", "T end 1"], 1, "result_reported_twice"),
-        (['T ids ["a"]', "T test 7 passed 1", "T end 1"], 1, "result_reported_twice"),
+        (['T ids ["a"]', "T test 7 passed 1", "T end 1"], 1, "foreign_report_line"),
+        (['T ids ["a"]', "T test 0 splendid 1", "T end 1"], 1, "foreign_report_line"),
+        (["T ids ]", "T end x", "T nonsense"], 1, "foreign_report_line"),
+        (['T ids ["a"]', "T notice tests_out_of_order 3", "T end 1"], 1, "tests_out_of_order 3"),
         (['T ids ["a"]', 'T ids ["b"]', "T end 1"], 1, "collected_twice"),
-        (['T ids ["a"]', "T rewritten 0", "T test 0 passed 1", "T end 1"], 1, "outcome_rewritten"),
         (["T ids []", "T end 1"], 0, "exit_code_differs"),
     ],
 )
@@ -50,8 +52,27 @@ def test_a_killed_run_may_end_in_half_a_line() -> None:
     assert report.killed_by == "timeout"
 
 
-def test_cpu_limit_counts_as_timeout() -> None:
-    assert parse("T ids []", exit_code=128 + 24).killed_by == "timeout"
+@pytest.mark.parametrize(
+    ("reason", "waiting_s", "killed_by", "is_starved"),
+    [
+        ("cpu", 9.0, "timeout", False),
+        ("wall", 1.0, "timeout", False),
+        ("wall", 9.0, "timeout", True),
+        ("stop", 9.0, None, False),
+    ],
+)
+def test_ends_by_the_runner(reason: str, waiting_s: float, killed_by: str | None, is_starved: bool) -> None:
+    usage = f'T usage {{"cpu_s": 1.0, "waiting_s": {waiting_s}, "wall_s": 10.0}}'
+    report = parse("T ids []", f"T killed {reason}", usage, exit_code=137)
+    assert (report.killed_by, report.is_starved, report.suspicions) == (killed_by, is_starved, ())
+
+
+def test_what_a_gold_patch_may_excuse_is_kept_apart() -> None:
+    report = parse(
+        'T ids ["a"]', "T notice outcome_rewritten a", "T notice patched x.y", "T test 0 passed 1", "T end 1"
+    )
+    assert report.deviations == ("outcome_rewritten a", "patched x.y")
+    assert report.suspicions == ()
 
 
 @pytest.mark.parametrize(
@@ -67,6 +88,7 @@ def test_time_limits(baseline_s: float, timeout_s: float, expected: tuple[float,
     [
         ("python -m pytest -o addopts=", (["python"], ["-o", "addopts="])),
         ("python3.11 -m pytest", (["python3.11"], [])),
+        ("/opt/python -bb -W ignore -m pytest -x", (["/opt/python", "-bb", "-W", "ignore"], ["-x"])),
         ("pytest -k 'a or b'", (["python"], ["-k", "a or b"])),
     ],
 )

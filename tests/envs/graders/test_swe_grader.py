@@ -9,60 +9,12 @@ import pytest
 
 from swegym.core.errors import SandboxError, SandboxLost, UnknownName
 from swegym.core.outcome import TestStatus, Validity
-from swegym.core.sandbox import Sandbox, SandboxProvider, SandboxSpec
-from swegym.core.task import ImageRecipe, Provenance, SweSecret, SweTask, Task
+from swegym.core.sandbox import SandboxProvider
 from swegym.envs.graders import SweGrader
-from swegym.envs.tasksets import FolderTaskSet, Manifest, save_task_set
+from swegym.envs.tasksets import FolderTaskSet
 from swegym.envs.tasksets.diff import unified_diff
 
-SOUND = "def double(x):\n    return x * 2\n"
-BROKEN = "def double(x):\n    return x * 3\n"
-GOLD = unified_diff("m.py", BROKEN, SOUND)
-WRONG = unified_diff("m.py", BROKEN, BROKEN.replace("3", "4"))
-
-
-class CountingProvider:
-    """Hands on to a real provider; can fail first, as a host does."""
-
-    name = "counting"
-
-    def __init__(self, provider: SandboxProvider, failures: list[SandboxError] | None = None) -> None:
-        self.num_created = 0
-        self._provider, self._failures = provider, failures or []
-
-    async def create(self, spec: SandboxSpec) -> Sandbox:
-        self.num_created += 1
-        if self._failures:
-            raise self._failures.pop()
-        return await self._provider.create(spec)
-
-    async def close(self) -> None:
-        await self._provider.close()
-
-
-def one_task(
-    folder: Path,
-    tests: str,
-    *,
-    fail_to_pass: tuple[str, ...],
-    sound: bytes = SOUND.encode(),
-    broken: str = "    return x * 3",
-    **secret: object,
-) -> FolderTaskSet:
-    """A task set of one task: module m.py with a bug in line 2, tests in tests/test_m.py."""
-    (folder / "workspace/tests").mkdir(parents=True)
-    (folder / "workspace/m.py").write_bytes(sound)
-    (folder / "workspace/tests/test_m.py").write_text(tests)
-    payload = SweTask(
-        repo="m",
-        image="m:1",
-        recipe=ImageRecipe(workspace="workspace"),
-        start_edits=({"path": "m.py", "first_line": 2, "last_line": 2, "text": broken},),
-        environment={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-    )
-    task = Task(task_id="t", statement="mend it", provenance=Provenance(source="test"), payload=payload)
-    fields: dict[str, object] = {"task_id": "t", "patch": GOLD, "FAIL_TO_PASS": fail_to_pass, "baseline_s": 0.3}
-    return save_task_set(folder, Manifest(name="one"), [task], [SweSecret.model_validate(fields | secret)])
+from .one_task import GOLD, IDS, SOUND, WRONG, CountingProvider, one_task
 
 
 async def test_gold_resolves_and_nothing_does_not(tiny: FolderTaskSet, grader: SweGrader) -> None:
@@ -264,3 +216,24 @@ async def test_task_without_failing_tests_is_broken(provider: SandboxProvider, t
 async def test_unknown_task(tiny: FolderTaskSet, grader: SweGrader) -> None:
     with pytest.raises(UnknownName, match="tiny"):
         await grader.grade(tiny.get("tiny-lru").model_copy(update={"task_id": "tiny-lro"}), "x")
+
+
+async def test_row_b14_c11_a_test_that_never_ran_is_no_pass(provider: SandboxProvider, tmp_path: Path) -> None:
+    """Only one of the two hidden tests exists; a patch being there is nothing either."""
+    tests = "from m import double\n\ndef test_a():\n    assert double(1) == 2\n"
+    ids = ("tests/test_m.py::test_a", "tests/test_m.py::test_absent")
+    taskset = one_task(tmp_path, tests, fail_to_pass=ids)
+    outcome = await SweGrader(provider, taskset).grade(taskset.get("t"), GOLD)
+    assert (outcome.resolved, outcome.reason) == (False, "tests_missing")
+    assert outcome.tests[ids[1]] is TestStatus.MISSING
+
+
+async def test_row_c6_conftest_only_patch(provider: SandboxProvider, tmp_path: Path) -> None:
+    hook = "import pytest\n\n@pytest.hookimpl(hookwrapper=True)\ndef pytest_runtest_makereport():\n"
+    hook += "    result = yield\n    result.get_result().outcome = 'passed'\n"
+    body = "".join(f"+{line}\n" for line in hook.splitlines())
+    header = "diff --git a/conftest.py b/conftest.py\nnew file mode 100644\n--- /dev/null\n+++ b/conftest.py\n"
+    taskset = one_task(tmp_path, "from m import double\n\ndef test_a():\n    assert double(1) == 2\n", fail_to_pass=IDS)
+    outcome = await SweGrader(provider, taskset).grade(taskset.get("t"), f"{header}@@ -0,0 +1,6 @@\n{body}")
+    assert (outcome.resolved, outcome.reason) == (False, "tests_failed")
+    assert outcome.notices == ("protected path in patch: conftest.py",)
