@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, Protocol, runtime_checkable
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from swegym.core.records import Record, digest
 
@@ -67,15 +67,24 @@ class LineEdit(Record):
 
 
 class ImageRecipe(Record):
-    """How to prepare the files of an image, relative to the task set's folder; built by `envs.tasksets`.
+    """How to prepare the files of an image; paths are relative to the task set's folder.
 
-    The Docker back end turns it into an image on top of a base image, the local one mounts the folders.
+    The Docker back end copies the folders onto the image of the Dockerfile, else onto a base image. The local one
+    mounts the folders, and refuses a recipe with a Dockerfile.
     """
 
-    workspace: str
-    """Folder that becomes the repository root: a clean work tree without `.git`."""
+    workspace: str | None = None
+    """Folder that becomes the repository root: a clean work tree without `.git`. None: the Dockerfile brings it."""
     dependencies: str | None = None
     """Folder of installed third-party packages, put on PYTHONPATH read-only."""
+    dockerfile: str | None = None
+    """Dockerfile of the image that the rest is put on; its folder is the build context."""
+
+    @model_validator(mode="after")
+    def _has_files(self) -> ImageRecipe:
+        if self.workspace is None and self.dockerfile is None:
+            raise ValueError("a recipe needs a workspace, a dockerfile or both")
+        return self
 
 
 class SweTask(Record):
@@ -127,6 +136,10 @@ class SweSecret(Record):
     """Test files to run; empty means those that the ids name."""
     baseline_s: float = 0.0
     """Wall time of these tests on the solved tree; the run limit is max(5 x baseline, 2 s)."""
+    log_parser: str = ""
+    """Results are read from the test command's output by this parser; "" has pytest report them itself."""
+    eval_command: str = ""
+    """With a log parser: run instead of the test command and its files, as a data set's own script says."""
 
 
 class Task(Record):
