@@ -1,7 +1,7 @@
 """Task sets: folders of tasks, where they come from, and how they are built.
 
-`folder` reads and writes them, `dependencies` prepares what their tests import, `sources` fetches packages, `mutations`
-finds bugs to inject, `build` makes a validated set of them.
+`folder` reads and writes them, `dependencies` prepares what their tests import, `sources` fetches packages, `discover`
+finds how they are installed and tested, `mutate` and `mutations` find bugs to inject, `build` makes a validated set.
 """
 
 from swegym.envs.tasksets.dependencies import ensure_dependencies

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from swegym.core.records import digest
 from swegym.core.seeding import derive_seed
+from swegym.core.task import LineEdit
 from swegym.envs.tasksets.baseline import Baseline, FileBaseline
 from swegym.envs.tasksets.mutations import DEFAULT_KINDS, Mutation, find_mutations
+from swegym.envs.tasksets.verdicts import Verdict
 
-__all__ = ["Candidate", "choose_candidates", "normalise_line"]
+__all__ = ["Candidate", "TokenQueue", "choose_candidates", "covering_files", "normalise_line"]
 
 MAX_TEST_FILES = 3
 """Covering test files that are run for one mutation: quick ones first, then those that run the fewest lines."""
-SLOW_FILE_S = 1.0
 SLOW_S = 2.0
 """Mutations whose tests take longer are tried last."""
 
@@ -32,6 +33,22 @@ class Candidate:
     @property
     def baseline_s(self) -> float:
         return sum(item.duration_s for item in self.test_files)
+
+    @property
+    def kind(self) -> str:
+        return self.mutation.kind
+
+    @property
+    def edits(self) -> tuple[LineEdit, ...]:
+        """The start edit that breaks the tree."""
+        change = self.mutation
+        line = change.line
+        return (LineEdit(path=change.path, first_line=line, last_line=line, text=change.after_line),)
+
+    @property
+    def parts(self) -> tuple[tuple[LineEdit, ...], ...]:
+        """One bug only: nothing to take apart."""
+        return ()
 
     @property
     def key(self) -> str:
@@ -73,7 +90,7 @@ def choose_candidates(
         for mutation in find_mutations(path, sources[path], kinds):
             if mutation.is_sed_safe:
                 sites.setdefault((path, mutation.line, mutation.column), []).append(mutation)
-    covering = _covering_files(baseline)
+    covering = covering_files(baseline)
     owners: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     candidates: list[Candidate] = []
@@ -91,7 +108,7 @@ def choose_candidates(
         owners[before] = split
         seen.add((before, after))
         candidates.append(Candidate(mutation, split, tuple(files)))
-    return sorted(candidates, key=lambda item: item.baseline_s > SLOW_S)
+    return sorted(candidates, key=lambda item: sum(file.cost_s for file in item.test_files) > SLOW_S)
 
 
 def _draw_split(line: str, num_train: int, num_heldout: int, seed: int) -> str:
@@ -99,11 +116,51 @@ def _draw_split(line: str, num_train: int, num_heldout: int, seed: int) -> str:
     return "train" if derive_seed(seed, "split", line) % total < num_train else "heldout"
 
 
-def _covering_files(baseline: Baseline) -> dict[tuple[str, int], list[FileBaseline]]:
+def covering_files(baseline: Baseline) -> dict[tuple[str, int], list[FileBaseline]]:
+    """(source file, line) -> test files that run it, most specific first."""
     covering: dict[tuple[str, int], list[FileBaseline]] = {}
-    # Not by duration alone: that differs from run to run, and the same seed is to give the same tasks.
-    for item in sorted(baseline.files, key=lambda file: (file.duration_s > SLOW_FILE_S, file.num_lines, file.path)):
+    for item in sorted(baseline.files, key=lambda file: file.order):
         for path, lines in item.lines.items():
             for line in lines:
                 covering.setdefault((path, line), []).append(item)
     return covering
+
+
+class TokenQueue:
+    """Candidates in order, until each split has as many broken ones as wanted."""
+
+    def __init__(self, candidates: list[Candidate], wanted: Mapping[str, int]) -> None:
+        self._candidates = candidates
+        self._left = iter(candidates)
+        self._wanted = dict(wanted)
+        self._num_broken = dict.fromkeys(wanted, 0)
+        self._verdicts: dict[str, Verdict] = {}
+
+    def next(self) -> Candidate | None:
+        for candidate in self._left:
+            if self._num_broken[candidate.split] < self._wanted[candidate.split]:
+                return candidate
+        return None
+
+    def record(self, candidate: Candidate, verdict: Verdict) -> None:
+        self._verdicts[candidate.key] = verdict
+        self._num_broken[candidate.split] += verdict.status == "broken"
+
+    def deal(self) -> bool:
+        """Nothing to share out between lanes."""
+        return False
+
+    @property
+    def num_picked(self) -> int:
+        return min(sum(self._num_broken.values()), sum(self._wanted.values()))
+
+    def chosen(self) -> list[tuple[Candidate, Verdict]]:
+        """The first `wanted` broken candidates of each split in order, whatever order their verdicts came in."""
+        left = dict(self._wanted)
+        chosen: list[tuple[Candidate, Verdict]] = []
+        for candidate in self._candidates:
+            verdict = self._verdicts.get(candidate.key)
+            if verdict is not None and verdict.status == "broken" and left[candidate.split] > 0:
+                left[candidate.split] -= 1
+                chosen.append((candidate, verdict))
+        return chosen

@@ -185,7 +185,8 @@ def _write_atomically(path: Path, text: str) -> None:
 
 
 def resolve_task_set(name_or_path: str | TaskSet) -> TaskSet:
-    """A registered name, "module:attr" (a TaskSet, or a function that returns one), or a folder's path.
+    """A registered name, "module:attr" (a TaskSet, or a function that returns one), a folder's path, or rows of a
+    public format: a .jsonl, .json or .parquet file, or FORMAT:SOURCE such as `swebench:rows.jsonl`.
 
     Raises:
         UnknownName: none of these.
@@ -194,11 +195,15 @@ def resolve_task_set(name_or_path: str | TaskSet) -> TaskSet:
     if not isinstance(name_or_path, str):
         return name_or_path
     from swegym.core.registries import tasksets
+    from swegym.envs.tasksets.formats.taskset import load_format, split_source
 
     if name_or_path in tasksets:
         found: object = tasksets.get(name_or_path)
     elif Path(name_or_path).is_dir():
         return FolderTaskSet(name_or_path)
+    elif (rows := split_source(name_or_path)) is not None:
+        format_name, path = rows
+        return load_format(path, format_name)
     elif os.sep in name_or_path:
         raise ConfigError(f"no task set folder {name_or_path}")
     elif ":" in name_or_path:
@@ -226,17 +231,21 @@ def sandbox_spec(task: Task, taskset: TaskSet) -> SandboxSpec:
         ConfigError: a folder is missing or lies outside the task set, or the dependencies cannot be made.
     """
     payload = task.payload
-    workspace = dependencies = None
+    workspace = dependencies = dockerfile = None
     if payload.recipe is not None:
-        workspace = _inner_folder(taskset, payload.recipe.workspace)
+        if payload.recipe.workspace is not None:
+            workspace = _inner_path(taskset, payload.recipe.workspace)
+        if payload.recipe.dockerfile is not None:
+            dockerfile = _inner_path(taskset, payload.recipe.dockerfile, is_folder=False)
         if payload.recipe.dependencies is not None:
-            dependencies = _inner_folder(taskset, payload.recipe.dependencies)
-        elif requirements := getattr(taskset, "requirements", ("pytest",)):
+            dependencies = _inner_path(taskset, payload.recipe.dependencies)
+        elif dockerfile is None and (requirements := getattr(taskset, "requirements", ("pytest",))):
             dependencies = str(ensure_dependencies(requirements))
     return SandboxSpec(
         image=payload.image,
         workspace=workspace,
         dependencies=dependencies,
+        dockerfile=dockerfile,
         workdir=payload.workdir,
         # Cached bytecode is judged by whole seconds and size: `==` -> `!=` within a second would run the old code.
         environment={"PYTHONDONTWRITEBYTECODE": "1", **payload.environment},
@@ -244,11 +253,12 @@ def sandbox_spec(task: Task, taskset: TaskSet) -> SandboxSpec:
     )
 
 
-def _inner_folder(taskset: TaskSet, relative: str) -> str:
+def _inner_path(taskset: TaskSet, relative: str, *, is_folder: bool = True) -> str:
     root = Path(taskset.folder()).resolve()
     path = (root / relative).resolve()
+    kind = "folder" if is_folder else "file"
     if not path.is_relative_to(root):
-        raise ConfigError(f"task set {taskset.name!r}: folder {relative!r} lies outside {root}")
-    if not path.is_dir():
-        raise ConfigError(f"task set {taskset.name!r}: no folder {path}")
+        raise ConfigError(f"task set {taskset.name!r}: {kind} {relative!r} lies outside {root}")
+    if not (path.is_dir() if is_folder else path.is_file()):
+        raise ConfigError(f"task set {taskset.name!r}: no {kind} {path}")
     return str(path)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from swegym.cli import demo, doctor, episodes, evaluate, rollout, sandboxes, tasks, train
+from swegym.cli import demo, doctor, episodes, evaluate, images, rollout, sandboxes, tasks, train
 
 __all__ = ["app"]
 
@@ -44,6 +44,7 @@ def _root(
 app.command("doctor")(doctor.doctor)
 app.command("demo", context_settings=train.WITH_OVERRIDES)(demo.demo)
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(images.app, name="images")
 app.add_typer(sandboxes.app, name="sandboxes")
 app.command("rollout")(rollout.rollout)
 app.command("eval")(evaluate.evaluate)

@@ -90,7 +90,7 @@ def task_options(env_id: str | None, taskset: str | None) -> dict[str, Any]:
         fields |= {"rewards": {registered["reward"]: 1.0}} if "reward" in registered else {}
     if taskset is not None:
         fields["taskset"] = taskset
-    if fields["taskset"] not in tasksets and Path(fields["taskset"]).is_dir():
+    if fields["taskset"] not in tasksets and Path(fields["taskset"]).exists():
         fields["taskset"] = str(Path(fields["taskset"]).resolve())  # the run can be replayed from any folder
     return fields
 

@@ -96,7 +96,7 @@ def session_options_of(run: RunFolder, trajectory: Trajectory, taskset: str | No
     if taskset is None and built.is_dir() and Path(recorded or "").name == "tasks":
         recorded = str(built)
     fields = {"env_id": trajectory.env_id, "sandbox": trajectory.sandbox or "auto"}
-    fields |= {key: config[key] for key in ("tools", "base_image", "rewards") if config.get(key)}
+    fields |= {key: config[key] for key in ("tools", "base_image", "sandbox_options", "rewards") if config.get(key)}
     if reward := (config.get("algo") or {}).get("reward"):
         fields["rewards"] = reward
     if recorded:
@@ -164,13 +164,14 @@ def regrade(
     reward: opt.Rewards = None,
     taskset: opt.TaskSetName = None,
     sandbox: opt.SandboxName = "auto",
+    sandbox_option: opt.SandboxOptions = None,
     base_image: opt.BaseImage = None,
     concurrency: opt.Concurrency = 2,
 ) -> None:
     """Grade every submission of a run again and compute the rewards again; the new results are appended."""
     import asyncio
 
-    from swegym.cli.session import reward_weights
+    from swegym.cli.session import reward_weights, sandbox_options_from
     from swegym.core.errors import ConfigError
     from swegym.core.runfolder import RunFolder
 
@@ -181,6 +182,7 @@ def regrade(
     options = session_options_of(folder, next(iter(latest.values())), taskset)
     changes: dict[str, object] = {"sandbox": sandbox, "concurrency": concurrency}
     changes["base_image"] = base_image or options.base_image
+    changes["sandbox_options"] = sandbox_options_from(sandbox_option) or options.sandbox_options
     if reward:
         changes["rewards"] = reward_weights(reward)
     changed = asyncio.run(_regrade(options.model_copy(update=changes), folder, list(latest.values())))
@@ -197,7 +199,7 @@ async def _regrade(options: SessionOptions, run: RunFolder, trajectories: list[T
     from swegym.run.regrade import regrade as grade_again
 
     changed: list[str] = []
-    async with open_session(options) as session:
+    async with open_session(options, run.path.name) as session:
         slots, done = asyncio.Semaphore(options.concurrency), 0
         with show_progress() as progress:
             progress.stage(f"grading {len(trajectories)} episodes in {session.provider.name} sandboxes")

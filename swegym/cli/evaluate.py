@@ -34,6 +34,7 @@ def evaluate(
     max_action_tokens: opt.MaxActionTokens = 4096,
     max_context_tokens: opt.MaxContextTokens = 131_072,
     sandbox: opt.SandboxName = "auto",
+    sandbox_option: opt.SandboxOptions = None,
     base_image: opt.BaseImage = None,
     concurrency: opt.Concurrency = 4,
     seed: opt.Seed = 0,
@@ -45,7 +46,7 @@ def evaluate(
 
     from swegym.cli.compose import new_run, task_options
     from swegym.cli.rollout import check_options, fail_if_all_invalid
-    from swegym.cli.session import PolicyOptions, SessionOptions
+    from swegym.cli.session import PolicyOptions, SessionOptions, sandbox_options_from
     from swegym.core.errors import ConfigError
 
     fields = task_options(env, taskset)
@@ -68,6 +69,7 @@ def evaluate(
             max_context_tokens=max_context_tokens,
         ),
         sandbox=sandbox,
+        sandbox_options=sandbox_options_from(sandbox_option),
         base_image=base_image,
         concurrency=concurrency,
         seed=seed,
@@ -92,7 +94,10 @@ async def _evaluate(options: SessionOptions, k: list[int], run: RunFolder) -> Ev
     from swegym.core.trajectory import Trajectory
     from swegym.run.evaluate import evaluate as run_evaluate
 
-    async with open_session(options) as session, open_agents(options.policy, session.taskset) as make_agent:
+    async with (
+        open_session(options, run.path.name) as session,
+        open_agents(options.policy, session.taskset) as make_agent,
+    ):
         tasks = select_tasks(options, session.taskset)
         total, done, resolved = len(tasks) * options.samples_per_task, 0, 0
         with show_progress() as progress:

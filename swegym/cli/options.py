@@ -65,6 +65,14 @@ SandboxName = Annotated[
         "--sandbox", help="auto (Docker where an engine answers, else local), docker, local.", rich_help_panel=_RUN
     ),
 ]
+SandboxOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sandbox-option",
+        help="KEY=VALUE, a setting of the back end such as warm=4 or max_sandboxes=16; may be given again.",
+        rich_help_panel=_RUN,
+    ),
+]
 BaseImage = Annotated[
     str | None,
     typer.Option(

@@ -101,6 +101,29 @@ def _namespaces() -> Finding:
     )
 
 
+def _control_groups() -> Finding:
+    from swegym.core.sandbox import SandboxLimits
+    from swegym.envs.sandboxes.cgroups import ControlGroup
+
+    group = ControlGroup.create(f"probe-{os.getpid()}", SandboxLimits())
+    enables = "limits of a whole local sandbox"
+    if group is not None:
+        group.remove()
+        return Finding("control groups", "ok", "memory, processes and processors can be limited", enables)
+    processes = "processes not at all" if os.geteuid() == 0 else "processes per user"
+    detail = f"this user can make none: local limits memory per process, {processes}, processors not at all"
+    return Finding("control groups", "info", detail, enables)
+
+
+def _call_filter() -> Finding:
+    from swegym.envs.sandboxes.seccomp import seccomp_problem
+
+    problem = seccomp_problem()
+    if problem is not None:
+        return Finding("seccomp", "missing", problem, "isolation of the local back end", "use docker, or --unsafe")
+    return Finding("seccomp", "ok", "system calls can be filtered", "isolation of the local back end")
+
+
 def _gpu() -> Finding:
     detail = _answer("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader", timeout_s=10)
     return _found("GPU", detail, "models beyond the tiny preset", "an NVIDIA driver; everything small runs on CPU")
@@ -178,6 +201,8 @@ _PROBES: tuple[Callable[[], Finding | None], ...] = (
     _engine,
     _bubblewrap,
     _namespaces,
+    _call_filter,
+    _control_groups,
     _default_sandbox,
     _gpu,
     _torch,

@@ -33,6 +33,7 @@ def rollout(
     max_action_tokens: opt.MaxActionTokens = 4096,
     max_context_tokens: opt.MaxContextTokens = 131_072,
     sandbox: opt.SandboxName = "auto",
+    sandbox_option: opt.SandboxOptions = None,
     base_image: opt.BaseImage = None,
     concurrency: opt.Concurrency = 4,
     reward: opt.Rewards = None,
@@ -43,7 +44,7 @@ def rollout(
     import asyncio
 
     from swegym.cli.compose import new_run, task_options
-    from swegym.cli.session import PolicyOptions, SessionOptions, reward_weights
+    from swegym.cli.session import PolicyOptions, SessionOptions, reward_weights, sandbox_options_from
 
     fields = task_options(env, taskset)
     fields |= {"split": split} if split else {}
@@ -66,6 +67,7 @@ def rollout(
             max_context_tokens=max_context_tokens,
         ),
         sandbox=sandbox,
+        sandbox_options=sandbox_options_from(sandbox_option),
         base_image=base_image,
         concurrency=1 if is_human else concurrency,
         seed=seed,
@@ -81,7 +83,7 @@ def check_options(options: SessionOptions) -> None:
     import asyncio
 
     from swegym.cli.session import open_agents, select_tasks
-    from swegym.envs import make_provider, resolve_task_set
+    from swegym.envs import resolve_task_set
 
     taskset = resolve_task_set(options.taskset)
     tasks = select_tasks(options, taskset)
@@ -89,7 +91,7 @@ def check_options(options: SessionOptions) -> None:
     async def make_one() -> None:
         async with open_agents(options.policy, taskset) as make_agent:
             make_agent(tasks[0])
-        await make_provider(options.sandbox).close()
+        await options.make_provider().close()
 
     asyncio.run(make_one())
 
@@ -99,7 +101,10 @@ async def _rollout(options: SessionOptions, run: RunFolder) -> list[Trajectory]:
     from swegym.cli.session import open_agents, open_session, select_tasks
     from swegym.run.rollout import rollout as run_rollout
 
-    async with open_session(options) as session, open_agents(options.policy, session.taskset) as make_agent:
+    async with (
+        open_session(options, run.path.name) as session,
+        open_agents(options.policy, session.taskset) as make_agent,
+    ):
         tasks = select_tasks(options, session.taskset)
         total, done = len(tasks) * options.samples_per_task, 0
         with show_progress() as progress:

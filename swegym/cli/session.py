@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -26,6 +27,7 @@ __all__ = [
     "open_agents",
     "open_session",
     "reward_weights",
+    "sandbox_options_from",
     "select_tasks",
 ]
 
@@ -77,12 +79,25 @@ class SessionOptions(Section):
     """Back end."""
     base_image: str | None = None
     """Docker: image that workspaces are put on; None: the back end's default."""
+    sandbox_options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the back end: fields of `SandboxConfig`."""
     concurrency: int = Field(default=4, ge=1)
     """Episodes at a time."""
     rewards: dict[str, float] = {"tests": 1.0}
     """Weights of rewards."""
     seed: int = 0
     """Of everything random."""
+
+    def make_provider(self, run: str = "") -> SandboxProvider:
+        """The back end; its sandboxes carry the name of the run. Raises as `swegym.envs.make_provider`."""
+        from swegym.envs import make_provider
+
+        options = dict(self.sandbox_options)
+        if self.base_image:
+            options["base_image"] = self.base_image
+        if run:
+            options["labels"] = {"run": run} | options.get("labels", {})
+        return make_provider(self.sandbox, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +123,45 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(options: SessionOptions) -> AsyncIterator[Session]:
-    """Resolve the task set, start the back end; everything is closed when the block ends, however it ends."""
+async def open_session(options: SessionOptions, run: str = "") -> AsyncIterator[Session]:
+    """Resolve the task set, start the back end; everything is closed when the block ends, however it ends.
+
+    Args:
+        options: what to work on, and where.
+        run: name of the run folder, for listing its sandboxes.
+    """
     import asyncio
 
-    from swegym.envs import SweGrader, make_provider, resolve_task_set
+    from swegym.envs import SweGrader, resolve_task_set
 
     taskset = resolve_task_set(options.taskset)
-    image = {"base_image": options.base_image} if options.base_image else {}
-    provider = await asyncio.to_thread(make_provider, options.sandbox, **image)
+    provider = await asyncio.to_thread(options.make_provider, run)
     grader = SweGrader(provider, taskset, jobs=options.concurrency)
     try:
         yield Session(options, taskset, provider, grader)
     finally:
         await grader.close()
         await provider.close()
+
+
+def sandbox_options_from(items: list[str] | None) -> dict[str, Any]:
+    """`["warm=4", "labels.team=a"]` -> fields of SandboxConfig.
+
+    Raises:
+        ConfigError: an item is not KEY=VALUE, or there is no such setting.
+    """
+    from swegym.core.config import load_config
+    from swegym.envs.sandboxes import SandboxConfig
+
+    for item in items or []:
+        key, equals, _ = item.partition("=")
+        if not equals or not key or key in ("backend", "base_image"):
+            hint = f"use --{key.replace('_image', '-image').replace('backend', 'sandbox')}" if equals else "KEY=VALUE"
+            raise ConfigError(f"--sandbox-option {item!r}: {hint}")
+    try:
+        return load_config(SandboxConfig, overrides=items).model_dump(exclude_unset=True)
+    except ConfigError as error:
+        raise ConfigError(f"--sandbox-option: {str(error).removeprefix('--').partition(': ')[2]}") from None
 
 
 def select_tasks(options: SessionOptions, taskset: TaskSet) -> list[Task]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swegym.cli import options as opt
+from swegym.cli.tasks_build import build
+from swegym.cli.tasks_import import import_tasks
 
 if TYPE_CHECKING:
     from swegym.cli.session import Session, SessionOptions
@@ -99,64 +100,8 @@ def show(
         print(found.secret(task_id).model_dump_json(indent=2))
 
 
-@app.command("build")
-def build(
-    source: Annotated[str, typer.Argument(help="A package such as boltons or boltons==25.0.0, or a source folder.")],
-    out: Annotated[Path, typer.Option(help="Folder that becomes the task set. A build that was cut short goes on.")],
-    num_train: Annotated[int, typer.Option(min=1, help="Training tasks wanted.")] = 200,
-    num_heldout: Annotated[int, typer.Option(min=0, help="Held-out tasks wanted.")] = 100,
-    requirement: Annotated[
-        list[str] | None, typer.Option(help="What the tests need besides pytest; may be given again.")
-    ] = None,
-    sandbox: opt.SandboxName = "auto",
-    base_image: opt.BaseImage = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Sandboxes at a time.")] = 2,
-    seed: opt.Seed = 0,
-) -> None:
-    """Make mutate-fix tasks from a real package: one-token bugs that its own tests notice, each validated."""
-    import asyncio
-
-    from swegym.cli.compose import extra, print_summary
-    from swegym.cli.progress import show_progress
-
-    with extra("build", "coverage", "libcst"):
-        from swegym.envs.tasksets.build import BuildReport, build_mutate_fix
-    from swegym.envs import make_provider
-
-    async def run_build() -> BuildReport:
-        provider = await asyncio.to_thread(make_provider, sandbox, **({"base_image": base_image} if base_image else {}))
-        try:
-            with show_progress() as progress:
-                stage = ""
-
-                def show_stage(name: str, done: int, total: int) -> None:
-                    nonlocal stage
-                    if name != stage:
-                        progress.stage(name)
-                        stage = name
-                    progress.advance(done, total)
-
-                return await build_mutate_fix(
-                    source,
-                    out,
-                    num_train,
-                    num_heldout,
-                    seed,
-                    jobs,
-                    provider,
-                    show_stage,
-                    requirements=tuple(requirement or ()),
-                )
-        finally:
-            await provider.close()
-
-    report = asyncio.run(run_build())
-    print_summary(
-        {"source": report.source, "train": report.num_train, "held out": report.num_heldout}
-        | {f"candidates {status}": count for status, count in sorted(report.verdicts.items())}
-        | {"seconds": sum(report.seconds.values())}
-    )
-    print(f"\nswegym tasks list {out}")
+app.command("build")(build)
+app.command("import")(import_tasks)
 
 
 @app.command("validate")
@@ -166,6 +111,7 @@ def validate(
     task: opt.TaskIds = None,
     num_tasks: opt.NumTasks = None,
     sandbox: opt.SandboxName = "auto",
+    sandbox_option: opt.SandboxOptions = None,
     base_image: opt.BaseImage = None,
     concurrency: opt.Concurrency = 2,
 ) -> None:
@@ -173,7 +119,7 @@ def validate(
     import asyncio
 
     from swegym.cli.compose import task_options
-    from swegym.cli.session import SessionOptions
+    from swegym.cli.session import SessionOptions, sandbox_options_from
 
     options = SessionOptions(
         **task_options(None, taskset),
@@ -181,6 +127,7 @@ def validate(
         task_ids=tuple(task or ()),
         num_tasks=num_tasks,
         sandbox=sandbox,
+        sandbox_options=sandbox_options_from(sandbox_option),
         base_image=base_image,
         concurrency=concurrency,
     )

@@ -17,7 +17,7 @@ from swegym.envs.tasksets.baseline import Baseline, FileBaseline
 from swegym.envs.tasksets.build import BuildReport, build_mutate_fix
 from swegym.envs.tasksets.candidates import Candidate, choose_candidates, normalise_line
 from swegym.envs.tasksets.mutations import Mutation
-from swegym.envs.tasksets.validation import verdict_of
+from swegym.envs.tasksets.verdicts import verdict_of
 
 SOURCE = """def f(a, b):
     if a < b and b > 0:
