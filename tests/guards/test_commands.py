@@ -18,19 +18,24 @@ COMMANDS = [
     "doctor",
     "episodes ls",
     "eval",
+    "images base",
+    "images build",
+    "images ls",
+    "images prune",
     "regrade",
     "replay",
     "rollout",
     "sandboxes ls",
     "sandboxes prune",
     "tasks build",
+    "tasks import",
     "tasks list",
     "tasks show",
     "tasks validate",
     "train rl",
     "train sft",
 ]
-MAX_OPTIONS = 130  # of all commands together; settings of training are configuration, not options
+MAX_OPTIONS = 138  # of all commands together; settings of training are configuration, not options
 
 
 def commands(group: Any, path: str = "") -> dict[str, Any]:
