@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from functools import cache
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ import pytest
 FACILITIES = ("docker", "podman", "vllm", "ray", "gpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two busy threads on two shared cores are several times slower than one
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with `&`: what we start would ignore Ctrl-C as well
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _missing_docker() -> str:
