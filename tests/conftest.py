@@ -18,8 +18,9 @@ import pytest
 FACILITIES = ("docker", "podman", "vllm", "ray", "gpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two busy threads on two shared cores are several times slower than one
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with `&`: what we start would ignore Ctrl-C as well
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:  # by `nohup ... &`: all that we start would ignore it too
+        signal.signal(_number, _handler)
 
 
 def _missing_docker() -> str:

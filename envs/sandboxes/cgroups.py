@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class ControlGroup:
 
     def __init__(self, folders: list[Path]) -> None:
         self._folders = folders
+        self._events: int | None = None
+        """Descriptor of the file that counts kills: it is read after every command."""
 
     @classmethod
     def create(cls, name: str, limits: SandboxLimits) -> ControlGroup | None:
@@ -33,6 +36,7 @@ class ControlGroup:
             for folder in group._folders:
                 folder.mkdir()
                 _limit(folder, limits)
+            group._events = group._open_events()
         except OSError:
             group.remove()
             return None  # not ours to make: the ulimits are what remains
@@ -45,15 +49,23 @@ class ControlGroup:
 
     def num_oom_kills(self) -> int:
         """Processes of the group that the kernel killed for want of memory."""
+        if self._events is None:
+            return 0
+        fields = dict(line.split() for line in os.pread(self._events, 4096, 0).splitlines())
+        return int(fields.get(b"oom_kill", 0))
+
+    def _open_events(self) -> int | None:
         for folder in self._folders:
             for name in ("memory.events", "memory.oom_control"):
-                with contextlib.suppress(OSError):
-                    fields = dict(line.split() for line in (folder / name).read_text().splitlines())
-                    return int(fields.get("oom_kill", 0))
-        return 0
+                if (folder / name).exists():
+                    return os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        return None
 
     def remove(self) -> None:
         """Delete the group; its processes must have been killed."""
+        if self._events is not None:
+            os.close(self._events)
+            self._events = None
         for folder in self._folders:
             for _ in range(50):
                 try:

@@ -92,7 +92,7 @@ class Lab:
     def __init__(self, **changes: Any) -> None:
         torch.manual_seed(0)
         algo = AlgoSection(tasks_per_step=8, normalizer=2048, shuffle_rewards=changes.pop("shuffle", False))
-        optim = OptimSection(lr=changes.pop("lr", 1e-3), warmup_steps=2, grad_clip=1.0, weight_decay=0.0)
+        optim = OptimSection(lr=changes.pop("lr", 5e-4), warmup_steps=2, grad_clip=1.0, weight_decay=0.0)
         self.config = RlConfig(algo=algo, optim=optim)
         self.tokenizer = BpeTokenizer.load(BASE_CHECKPOINT)
         self.learner = Learner(load_checkpoint(BASE_CHECKPOINT), self.config)

@@ -1,7 +1,8 @@
 # Functions of the inspector, a child of the supervisor that measures the disk when the watchdog asks: starting a
 # program may take long when processes have run out, and the watchdog must never wait. A look costs one `stat`. Only
-# when the free room of the file system (which others fill as well) shrank by an eighth of the limit is there a count:
-# of the blocks of everything whose change time is after the first command, and of deleted files that are still open.
+# when the free room of the file system shrank by an eighth of the limit is there a count: of the blocks of everything
+# whose change time is after the first command, and of deleted files that are still open. Others fill the file system as
+# well, or empty it, which hides what is written here: so every tenth look counts in any case.
 
 # Free KiB of each writable folder's file system in `free`; a free inode counts as half a KiB.
 read_free() {
@@ -57,7 +58,7 @@ sum_du() {
 # $1: 1 when it is unknown what was written so far. Each request, "L is_wanted started", is answered with
 # "U kib is_exact": the last count, made now if it is wanted or if it may have become much.
 inspect() {
-    local is_due=$1 is_wanted roots free used=0 dropped=0 is_exact started before_kib=0 now began rest_until=0
+    local is_due=$1 is_wanted roots free used=0 dropped=0 is_exact started before_kib=0 now began=0 took=0 looks=0
     mapfile -t roots <<<"$writable"
     read_free
     [[ ${BASH_CMDS[find]-} ]] || before_kib=$(sum_du)
@@ -65,11 +66,13 @@ inspect() {
         add_drop
         read_clock
         is_exact=0
-        if (((is_due || is_wanted || dropped * 8 >= disk_kib) && now >= rest_until)); then
+        ((looks++))
+        if (((is_due || is_wanted || dropped * 8 >= disk_kib) && now >= began + 4 * took ||
+            looks >= 10 && now >= began + 100 * took)); then
             began=$now
             count_blocks
             read_clock
-            is_exact=1 is_due=0 dropped=0 rest_until=$((now + 3 * (now - began)))
+            is_exact=1 is_due=0 dropped=0 looks=0 took=$((now - began))
         fi
         printf 'U %d %d\n' "$used" "$is_exact" >&39
     done

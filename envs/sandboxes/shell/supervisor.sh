@@ -141,7 +141,8 @@ handle() {
         Q) printf '%d %d %d\n' "$reason" "$armed" "$has_loaded" >&34 && armed=0 running=0 reason=0 has_loaded=0 ;;
         E)
             shell=$2
-            if ((armed)); then expire 1; else kill -KILL "$shell" && reason=1; fi
+            # What came just before tells of a shell that lives, and of a watchdog that was stopped.
+            if ((armed)); then expire 1; elif ((!num_handled)); then kill -KILL "$shell" && reason=1; fi
             ;;
         Y) printf '\036%s Y %s\036' "$session" "$2" >&31 ;;
         U)
@@ -176,7 +177,7 @@ report_oom_kills() {
 # $1: a message to begin with, or "". $2: the time of the first command, or "".
 watch() {
     local message pause now shell= armed=0 running=0 armed_at=0 deadline=0 last_pid=0 reason=0 has_loaded=1
-    local began_at=${2/,/.}
+    local began_at=${2/,/.} num_handled=0
     local used=0 allowed=0 is_unsure=0 is_asked=0 busy=0 woken_at=0 has_ended=0 oom_kills known_kills=0
     handle $1
     while :; do
@@ -188,8 +189,10 @@ watch() {
             read -rt "$pause" -u 36
             read_clock
             ((busy += now - woken_at, woken_at = now))
+            num_handled=0
             while read -rt 0 -u 39; do
                 IFS= read -ru 39 message && handle $message
+                ((num_handled++))
             done
             ((running && now >= deadline)) && expire 1
             ((has_ended)) && report_oom_kills
@@ -199,6 +202,7 @@ watch() {
                 printf 'L %d %s\n' "$((is_unsure || used > disk_kib))" "$began_at" >&33
             fi
         else
+            num_handled=0
             IFS= read -ru 39 message && handle $message
         fi
     done
@@ -281,9 +285,9 @@ ask_watchdog() {
 
 # The host asks us with this signal when it got no answer in time. Whatever was stopped goes on; the watchdog acts.
 interrupt() {
-    kill -CONT "$watchdog" "$shell"
     printf 'E %d\n' "$shell" >&39
     printf '\n' >&36
+    kill -CONT "$shell" "$watchdog" # in this order: the watchdog may be about to stop the shell
 }
 
 # An agent that stops every process stops ours as well, and `wait` then returns at once, again and again. The watchdog
@@ -292,7 +296,7 @@ resume_stopped() {
     local stat=
     IFS= read -rd '' stat <"/proc/$watchdog/stat"
     set -- ${stat##*) }
-    [[ ${1-} == T ]] && kill -CONT "$watchdog" $inspector "$shell"
+    [[ ${1-} == T ]] && kill -CONT "$shell" $inspector "$watchdog"
 }
 
 eval "$inspection"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -112,4 +113,22 @@ async def test_a_file_too_large_to_read(backend: str, base_image: str, workspace
     assert await sandbox.read_file("fits") == bytes(100_000)
     with pytest.raises(SandboxError, match=r"larger than 100000 bytes \(sandbox.max_file_bytes\)"):
         await sandbox.read_file("large")
+    await provider.close()
+
+
+@pytest.mark.slow
+async def test_room_that_others_free_hides_nothing_for_long(workspace: Path, tmp_path: Path) -> None:
+    provider = make_provider("local", temp_folder=str(tmp_path / "sandboxes"))
+    limits = SandboxLimits(disk_bytes=64 * 2**20)
+    sandbox = await provider.create(SandboxSpec(image="disk-suite", workspace=str(workspace), limits=limits))
+    ballast = tmp_path / "ballast"
+    ballast.write_bytes(bytes(256 * 2**20))
+    write = (
+        "until [[ -e /tmp/go ]]; do sleep 0.05; done; for i in 1 2; do head -c 48000000 /dev/zero >f$i; done; sleep 40"
+    )
+    running = asyncio.create_task(sandbox.run(write, timeout_s=60))
+    await asyncio.sleep(1.5)
+    ballast.unlink()
+    Path(sandbox.folder, "tmp", "go").touch()  # type: ignore[attr-defined]
+    assert (await running).killed_by == "disk"
     await provider.close()

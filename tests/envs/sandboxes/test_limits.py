@@ -12,6 +12,7 @@ from swegym.core.errors import SandboxLost
 from swegym.core.sandbox import Sandbox, SandboxLimits, SandboxProvider, SandboxSpec
 from swegym.envs.sandboxes import make_provider
 from swegym.envs.sandboxes.cgroups import ControlGroup
+from swegym.envs.sandboxes.local import child_pids
 
 
 async def processes(sandbox: Sandbox) -> list[str]:
@@ -179,6 +180,24 @@ async def test_a_watchdog_that_was_stopped_answers_in_the_end(
     result = await sandbox.run("kill -STOP -1; python -c 'import time; time.sleep(1)'; echo late", timeout_s=0.3)
     assert result.output == b"late\n"
     assert (await sandbox.run("sleep 600", timeout_s=0.3)).killed_by == "timeout"
+    await provider.close()
+
+
+async def test_an_idle_sandbox_takes_no_processor_time(workspace: Path, tmp_path: Path) -> None:
+    provider = make_provider("local", temp_folder=str(tmp_path))
+    sandbox = await provider.create(SandboxSpec(image="contract-suite", workspace=str(workspace)))
+    await sandbox.run("echo used; head -c 1000000 /dev/zero >f")
+    first = child_pids(sandbox._process.pid)[0]  # type: ignore[attr-defined]
+    inside = [first, *child_pids(first)]
+    assert len(inside) == 4  # and the watchdog, the inspector, the shell
+
+    def times_woken() -> list[str]:
+        return [Path(f"/proc/{pid}/schedstat").read_text().split()[2] for pid in inside]
+
+    await asyncio.sleep(1.0)  # the watchdog's last look
+    before = times_woken()
+    await asyncio.sleep(1.0)
+    assert times_woken() == before
     await provider.close()
 
 
