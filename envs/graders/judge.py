@@ -168,8 +168,10 @@ def _is_wrong(report: PytestReport, required: Requirements, test_id: str, status
 
 
 def _forged_twins(report: PytestReport, required: Requirements) -> Sequence[str]:
-    """Copies that had to fail and did not, though the test itself passed: where that fails, a wrong value may happen to be
-    the one that a copy expects."""
+    """Copies that had to fail and did not, though the test itself passed.
+
+    Where that fails, a wrong value may happen to be the one that a copy expects.
+    """
     found: dict[str, None] = {}
     for test_id in required.tests:
         if any(report.statuses.get(copy) in HAS_FAILED for copy in required.ids_of(test_id)):
