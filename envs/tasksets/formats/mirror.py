@@ -14,13 +14,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from swegym.core.errors import DependencyMissing, TaskError
 from swegym.core.records import Record
 from swegym.core.task import LineEdit
 from swegym.envs.tasksets.diff import unified_diff
-from swegym.envs.tasksets.formats.rows import BadRow, RawRow, first_problem
+from swegym.envs.tasksets.formats.rows import BadRow, RawRow, parse_unique
 from swegym.envs.workspace import apply_line_edits
 
 __all__ = ["MirrorRow", "Reversal", "junit_name", "read_mirror_rows", "reverse_fix"]
@@ -63,20 +63,8 @@ class Reversal:
 
 def read_mirror_rows(rows: list[RawRow]) -> tuple[list[MirrorRow], list[BadRow]]:
     """Rows that are whole, and for each of the others what is wrong with it."""
-    good: dict[str, MirrorRow] = {}
-    bad: list[BadRow] = []
-    for raw in rows:
-        name = str(raw.values.get("task_id", ""))
-        try:
-            row = MirrorRow.model_validate(raw.values)
-        except ValidationError as error:
-            bad.append(BadRow(raw.number, name, *first_problem(error)))
-            continue
-        if row.task_id in good:
-            bad.append(BadRow(raw.number, name, "task_id", "occurs twice"))
-            continue
-        good[row.task_id] = row
-    return list(good.values()), bad
+    good, bad = parse_unique(rows, MirrorRow, "task_id")
+    return [row for _, row in good], bad
 
 
 def reverse_fix(tree: Path, row: MirrorRow) -> Reversal:

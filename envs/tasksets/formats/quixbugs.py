@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from swegym.core.errors import ConfigError
 from swegym.core.outcome import TestStatus
@@ -21,7 +21,7 @@ from swegym.envs.tasksets.baseline import run_together
 from swegym.envs.tasksets.dependencies import ensure_dependencies
 from swegym.envs.tasksets.diff import unified_diff
 from swegym.envs.tasksets.folder import FolderTaskSet, Manifest, save_task_set
-from swegym.envs.tasksets.formats.rows import BadRow, RawRow, first_problem
+from swegym.envs.tasksets.formats.rows import BadRow, RawRow, parse_unique
 
 __all__ = ["build_quixbugs"]
 
@@ -93,7 +93,7 @@ async def build_quixbugs(
         ConfigError: no row became a task, or the folder cannot be written.
     """
     out = Path(out_folder).resolve()
-    programs, bad = _read(rows)
+    programs, bad = parse_unique(rows, _Program, "id")
     workspace = out / "workspace"
     try:
         shutil.rmtree(workspace, ignore_errors=True)
@@ -136,23 +136,6 @@ async def build_quixbugs(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return save_task_set(out, manifest, [task for task, _ in halves], [secret for _, secret in halves]), bad
-
-
-def _read(rows: list[RawRow]) -> tuple[list[tuple[int, _Program]], list[BadRow]]:
-    programs: dict[str, tuple[int, _Program]] = {}
-    bad: list[BadRow] = []
-    for row in rows:
-        name = str(row.values.get("id", ""))
-        try:
-            program = _Program.model_validate(row.values)
-        except ValidationError as error:
-            bad.append(BadRow(row.number, name, *first_problem(error)))
-            continue
-        if program.id in programs:
-            bad.append(BadRow(row.number, name, "id", "occurs twice"))
-            continue
-        programs[program.id] = row.number, program
-    return list(programs.values()), bad
 
 
 def _tests_of(program: _Program) -> str:

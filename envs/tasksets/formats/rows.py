@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from swegym.core.errors import ConfigError, DependencyMissing, boundary
 
-__all__ = ["SUFFIXES", "BadRow", "RawRow", "first_problem", "name_bad_rows", "read_rows"]
+__all__ = ["SUFFIXES", "BadRow", "RawRow", "first_problem", "name_bad_rows", "parse_unique", "read_rows"]
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MAX_NAMED_ROWS = 20
+
+Row = TypeVar("Row", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,24 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
     """Field and message of the first thing that pydantic found."""
     problem = error.errors(include_url=False)[0]
     return ".".join(str(part) for part in problem["loc"]), str(problem["msg"])
+
+
+def parse_unique(rows: Iterable[RawRow], model: type[Row], id_field: str) -> tuple[list[tuple[int, Row]], list[BadRow]]:
+    """Rows that are whole, each with its number, and for each of the others what is wrong with it."""
+    good: dict[str, tuple[int, Row]] = {}
+    bad: list[BadRow] = []
+    for raw in rows:
+        name = str(raw.values.get(id_field, ""))
+        try:
+            row = model.model_validate(raw.values)
+        except ValidationError as error:
+            bad.append(BadRow(raw.number, name, *first_problem(error)))
+            continue
+        if name in good:
+            bad.append(BadRow(raw.number, name, id_field, "occurs twice"))
+            continue
+        good[name] = raw.number, row
+    return list(good.values()), bad
 
 
 def read_rows(source: str, split: str = "") -> list[RawRow]:
