@@ -18,12 +18,13 @@ from swegym.envs.graders.swe import SweGrader
 from swegym.envs.tasksets.baseline import Baseline, measure_baseline
 from swegym.envs.tasksets.clock import Clock
 from swegym.envs.tasksets.folder import FolderTaskSet, Manifest, save_task_set
+from swegym.envs.tasksets.journal import Journal
 from swegym.envs.tasksets.mutate.tasks import gold_patch
 from swegym.envs.tasksets.report import BuildReport
 from swegym.envs.tasksets.sources import SourceTree, find_source
 from swegym.envs.tasksets.staging import Staged
 from swegym.envs.tasksets.validation import validate_candidates
-from swegym.envs.tasksets.verdicts import Journal, Judged, Rules, Verdict
+from swegym.envs.tasksets.verdicts import Judged, Rules, Verdict
 from swegym.envs.tasksets.wheel_build import build_metadata, needs_build
 
 __all__ = ["BuildQueue", "BuildSteps", "Progress"]
@@ -134,7 +135,7 @@ class BuildSteps:
     async def validate(self, queue: BuildQueue, rules: Rules) -> None:
         """Try candidates until there are enough, and begin the report."""
         self._queue = queue
-        journal = Journal(self.out / "build" / "journal.jsonl")
+        journal = Journal(self.out / "build" / "journal.jsonl", Verdict)
         while True:
             await validate_candidates(
                 self,

@@ -11,8 +11,9 @@ from swegym.core.sandbox import Sandbox, SandboxProvider
 from swegym.core.task import LineEdit
 from swegym.envs.graders.pytest_run import PytestReport, PytestRequest, install_runner, run_pytest, time_limits_s
 from swegym.envs.tasksets.baseline import run_together
+from swegym.envs.tasksets.journal import Journal
 from swegym.envs.tasksets.staging import WORKDIR, Staged
-from swegym.envs.tasksets.verdicts import Journal, Judged, Rules, Verdict, agreed, limited, verdict_of
+from swegym.envs.tasksets.verdicts import Judged, Rules, Verdict, agreed, limited, verdict_of
 from swegym.envs.workspace import apply_line_edits
 
 __all__ = ["Queue", "validate_candidates"]
@@ -74,7 +75,7 @@ async def validate_candidates(
     queue: Queue[C],
     staged: Staged,
     provider: SandboxProvider,
-    journal: Journal,
+    journal: Journal[Verdict],
     *,
     jobs: int,
     test_command: str,
@@ -89,7 +90,7 @@ async def validate_candidates(
 
     def next_candidate() -> C | None:
         while (candidate := queue.next()) is not None:
-            known = journal.verdicts.get(candidate.key)
+            known = journal.items.get(candidate.key)
             if known is None:
                 return candidate
             queue.record(candidate, known)

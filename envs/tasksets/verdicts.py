@@ -1,27 +1,22 @@
-"""What a run of the tests says about a candidate, and the journal of it. Pure but for the journal's file."""
+"""What a run of the tests says about a candidate. Pure."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from pydantic import ValidationError
-
 from swegym.core.outcome import TestStatus
-from swegym.core.records import Record
 from swegym.core.task import LineEdit
 from swegym.envs.graders.pytest_run import PytestReport
 from swegym.envs.tasksets.baseline import FileBaseline
+from swegym.envs.tasksets.journal import JournalRecord
 
-__all__ = ["Journal", "Judged", "Rules", "Verdict", "agreed", "limited", "verdict_of"]
+__all__ = ["Judged", "Rules", "Verdict", "agreed", "limited", "verdict_of"]
 
 
-class Verdict(Record):
+class Verdict(JournalRecord):
     """What became of one candidate."""
 
-    key: str
     status: str
     """broken (a task) | survived | timed_out | out_of_memory | aborted | flaky | part_survived | too_few_fail |
     too_many_fail"""
@@ -31,29 +26,6 @@ class Verdict(Record):
     pass_to_pass: tuple[str, ...] = ()
     baseline_s: float = 0.0
     """Wall time of these files on the sound tree."""
-
-
-class Journal:
-    """Verdicts in a JSONL file, so that an interrupted build goes on where it stopped."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.verdicts: dict[str, Verdict] = {}
-        if path.exists():
-            for line in path.read_bytes().split(b"\n"):
-                try:
-                    verdict = Verdict.model_validate_json(line)
-                except ValidationError:
-                    continue  # the line that an interruption cut short: that candidate is run again
-                self.verdicts[verdict.key] = verdict
-
-    def add(self, verdict: Verdict) -> None:
-        self.verdicts[verdict.key] = verdict
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(handle, b"\n" + verdict.model_dump_json().encode() + b"\n")
-        finally:
-            os.close(handle)
 
 
 class Judged(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -12,17 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from swegym.core.errors import ConfigError, TaskError
 from swegym.core.outcome import TestStatus
-from swegym.core.records import Record, digest
+from swegym.core.records import digest
 from swegym.core.sandbox import SandboxProvider
 from swegym.core.task import ImageRecipe, Provenance, SweSecret, SweTask, Task
 from swegym.envs.graders.pytest_run import PytestReport, PytestRequest, install_runner, run_pytest
 from swegym.envs.tasksets.baseline import run_together
 from swegym.envs.tasksets.folder import FolderTaskSet, Manifest, save_task_set
 from swegym.envs.tasksets.formats.mirror import MirrorRow, Reversal, junit_name, reverse_fix
+from swegym.envs.tasksets.journal import Journal, JournalRecord
 from swegym.envs.tasksets.sources import fetch_sdist
 from swegym.envs.tasksets.staging import WORKDIR, Staged, stage
 from swegym.envs.workspace import apply_line_edits
@@ -37,10 +35,9 @@ MAX_NAMED_TESTS = 10
 Progress = Callable[[str, int, int], None]
 
 
-class Measured(Record):
+class Measured(JournalRecord):
     """What the tests of one row did: a line of the journal."""
 
-    key: str
     problem: str = ""
     """Why the row is no task."""
     remark: str = ""
@@ -95,7 +92,7 @@ async def build_mirror(
         (out / "build").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot create {out}: {error.strerror}") from None
-    journal = _Journal(out / "build" / "journal.jsonl")
+    journal = Journal(out / "build" / "journal.jsonl", Measured)
     report = MirrorReport(str(out))
     by_package: dict[tuple[str, str], list[MirrorRow]] = defaultdict(list)
     for row in rows:
@@ -195,40 +192,14 @@ class _Suite:
             await sandbox.close()
 
 
-class _Journal:
-    """Measurements in a JSONL file, by what was measured."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[str, Measured] = {}
-        if path.exists():
-            for line in path.read_bytes().split(b"\n"):
-                try:
-                    item = Measured.model_validate_json(line)
-                except ValidationError:
-                    continue  # the line that an interruption cut short: measured again
-                self._known[item.key] = item
-
-    def get(self, key: str) -> Measured | None:
-        return self._known.get(key)
-
-    def add(self, item: Measured) -> None:
-        self._known[item.key] = item
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(handle, b"\n" + item.model_dump_json().encode() + b"\n")
-        finally:
-            os.close(handle)
-
-
-async def _make(row: MirrorRow, suite: _Suite, journal: _Journal) -> tuple[Task, SweSecret, str] | str:
+async def _make(row: MirrorRow, suite: _Suite, journal: Journal[Measured]) -> tuple[Task, SweSecret, str] | str:
     """Both halves of a task and a remark, or why there is none."""
     try:
         reversal = await asyncio.to_thread(reverse_fix, suite.staged.workspace, row)
     except TaskError as error:
         return str(error)
     key = digest(row.model_dump_json(), suite.staged.image, *suite.staged.requirements)
-    measured = journal.get(key)
+    measured = journal.items.get(key)
     if measured is None:
         try:
             measured = await _measure(key, row, reversal, suite)

@@ -15,12 +15,13 @@ from swegym.envs.graders import SweGrader
 from swegym.envs.tasksets import FolderTaskSet
 from swegym.envs.tasksets.baseline import FileBaseline
 from swegym.envs.tasksets.build import BuildReport, build_tasks
+from swegym.envs.tasksets.journal import Journal
 from swegym.envs.tasksets.mutate.candidates import MutateOptions
 from swegym.envs.tasksets.mutate.kinds import KINDS
 from swegym.envs.tasksets.sources import find_source
 from swegym.envs.tasksets.staging import Staged, stage
 from swegym.envs.tasksets.validation import validate_candidates
-from swegym.envs.tasksets.verdicts import Journal, Rules, Verdict
+from swegym.envs.tasksets.verdicts import Rules, Verdict
 
 MODULE = '''"""Little things to count."""
 
@@ -279,7 +280,7 @@ async def test_what_ran_out_of_time_is_tried_alone(provider: SandboxProvider, so
         queue,
         staged_slow(source, tmp_path / "out"),
         busy,
-        Journal(tmp_path / "journal.jsonl"),
+        Journal(tmp_path / "journal.jsonl", Verdict),
         jobs=2,
         test_command="python -m pytest",
         rules=Rules(),
